@@ -281,13 +281,18 @@ static bool udmabuf_folio_allowed(struct folio *folio)
 	return allowed;
 }
 
-/* Looks at each folio once for each stretch of its pages. */
+/*
+ * GUP itself stops at a poisoned page, but only at one that could be unmapped:
+ * a part of a pinned THP cannot.
+ */
 static int udmabuf_check_pages(struct page **pages, unsigned long npages)
 {
 	struct folio *folio, *last = NULL;
 	unsigned long i;
 
 	for (i = 0; i < npages; i++) {
+		if (is_page_hwpoison(pages[i]))
+			return -EFAULT;
 		folio = page_folio(pages[i]);
 		if (folio == last)
 			continue;
