@@ -17,6 +17,7 @@
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/sched/user.h>
+#include <linux/slab.h>
 
 /* The namespace was an identifier before it became a string. */
 #undef MODULE_IMPORT_NS
@@ -24,6 +25,10 @@
 
 #ifndef overflows_type
 #define overflows_type(n, T) ((T)(n) != (n))
+#endif
+
+#ifndef kzalloc_obj
+#define kzalloc_obj(obj, gfp) kzalloc(sizeof(obj), gfp)
 #endif
 
 #ifndef HAVE_VM_FLAGS_SET

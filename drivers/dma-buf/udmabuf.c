@@ -71,7 +71,7 @@ MODULE_PARM_DESC(size_limit_mb,
  * Pages in batches that all callers together have under way, see
  * udmabuf_pin_batch().
  */
-#define UDMABUF_PIN_INFLIGHT	(1UL << 17)
+#define UDMABUF_PIN_INFLIGHT	131072UL
 
 /* Pages unpinned without a chance to reschedule. */
 #define UDMABUF_UNPIN_BATCH	4096UL
@@ -475,7 +475,7 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 {
 	struct udmabuf *ubuf;
 
-	ubuf = kzalloc(sizeof(*ubuf), GFP_KERNEL_ACCOUNT);
+	ubuf = kzalloc_obj(*ubuf, GFP_KERNEL_ACCOUNT);
 	if (!ubuf)
 		return NULL;
 	ubuf->writable = writable;
@@ -564,7 +564,7 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 	if (!ubuf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EPERM);
 
-	map = kzalloc(sizeof(*map), GFP_KERNEL);
+	map = kzalloc_obj(*map, GFP_KERNEL);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
 	map->dev = attach->dev;
