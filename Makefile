@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The doors; what is behind them is in vm/.
+
+help:
+	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
+	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build'
+	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
+	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
+	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
+	@echo 'make vm [KERNEL=6.12]      a shell in a VM with the driver loaded, the tests in /tests'
+	@echo 'make clean                 remove build/; the cache is in ~/.cache/udmabuf (UDMABUF_CACHE)'
+
+demo:
+	@vm/demo $(KERNEL)
+
+check:
+	@vm/check $(KERNELS)
+
+module:
+	@vm/module '$(KDIR)'
+
+apply:
+	@vm/apply '$(TREE)'
+
+vm:
+	@vm/check -i $(KERNEL)
+
+clean:
+	$(RM) -r build
+
+.PHONY: help demo check module apply vm clean

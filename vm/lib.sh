@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What every script here stands on: a cache with one Debian 13 userland (the
+# "tool root": compilers, QEMU, busybox and the stock kernels with their
+# headers), and in_root, which runs a command inside it. The host needs only
+# apt, dpkg and bubblewrap, and no script here needs root rights.
+#
+#   $cache/apt/          a private apt: lists and downloaded packages
+#   $cache/root-<hash>/  the tool root, keyed by the packages it is made of
+#   $cache/linux-source-*/  the newest kernel's source with our files laid over it
+#   $cache/debug/        the debug kernel built from it
+#   $cache/log/          what the long steps printed
+
+set -euo pipefail
+umask 022
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${UDMABUF_CACHE:-$HOME/.cache/udmabuf}
+mkdir -p "$cache/log" "$cache/apt"
+cache=$(cd "$cache" && pwd)
+root=
+
+# The stock kernels the module is for; "newest" is what backports has today.
+stock_default='6.1 6.12 newest'
+
+tools='base-files base-passwd bash bc binutils bison busybox-static bzip2
+	ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk gcc
+	gcc-12 gcc-14 gcc-multilib grep gzip kmod libc6-dev libcap-dev
+	libdrm-dev libelf-dev libssl-dev make mawk netpbm patch perl
+	python3-minimal qemu-system-x86 rsync sed seabios shellcheck sparse
+	tar util-linux xz-utils zstd'
+
+say()
+{
+	printf '[%4ds] %s\n' "$SECONDS" "$*" >&2
+}
+
+die()
+{
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# logged NAME CMD...: run CMD with its output in a log file, shown on failure
+logged()
+{
+	local log=$cache/log/$1
+	shift
+	if ! "$@" >"$log" 2>&1 </dev/null; then
+		tail -n 40 "$log" >&2
+		printf 'error: %s failed; all of its output: %s\n' "$1" "$log" >&2
+		return 1
+	fi
+}
+
+apt_()
+{
+	local cmd=$1
+	shift
+	LC_ALL=C APT_CONFIG=$cache/apt/apt.conf "apt-$cmd" -q "$@"
+}
+
+# A private apt with both releases, whatever the host itself has configured;
+# mirror, proxy and the like are the host's.
+apt_setup()
+{
+	local d=$cache/apt main security key codename
+
+	[ "$(dpkg --print-architecture)" = amd64 ] || die 'this needs an amd64 Debian'
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	# A suite of the right name may still be some vendor's; Debian's label
+	# settles it, where the host has ever run apt-get update.
+	read -r main security < <(apt-get indextargets \
+		--format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(LABEL)' \
+		'Created-By: Packages' | awk -v c="$codename" '
+		$3 != "main" || ($4 ~ /^[A-Z]/ && $4 !~ /^Debian/) { next }
+		$2 == c || $2 ~ /^(old)*stable$/ { m = m ? m : $1 }
+		$2 ~ /-security$/ { s = s ? s : $1 }
+		END { print m, s }') || true
+	main=${UDMABUF_MIRROR:-$main}
+	[ -n "$main" ] || die 'no Debian mirror in the apt sources (UDMABUF_MIRROR=URI names one)'
+	for key in /usr/share/keyrings/debian-archive-keyring.[gp]*; do :; done
+	[ -r "$key" ] || die 'please install the package debian-archive-keyring'
+
+	mkdir -p "$d/lists/partial" "$d/archives/partial" "$d/none"
+	: >"$d/status"
+	{
+		for s in trixie trixie-updates trixie-backports bookworm bookworm-updates; do
+			echo "deb [signed-by=$key] $main $s main"
+		done
+		[ -z "$security" ] || for s in trixie bookworm; do
+			echo "deb [signed-by=$key] $security $s-security main"
+		done
+	} >"$d/sources.list"
+	# bookworm is there for its kernel alone; newer kernels want a newer linux-base
+	cat >"$d/preferences" <<-END
+	Package: *
+	Pin: release n=bookworm*
+	Pin-Priority: 50
+
+	Package: linux-base
+	Pin: release n=trixie-backports
+	Pin-Priority: 600
+	END
+	{
+		apt-config dump | grep '^Acquire::' | grep -v '^Acquire::IndexTargets'
+		cat <<-END
+		Acquire::Languages "none";
+		APT::Sandbox::User "";
+		APT::Get::Assume-Yes "true";
+		APT::Install-Recommends "false";
+		APT::Architectures { "amd64"; };
+		Dir::Etc { main "/dev/null"; parts "$d/none"; sourceparts "$d/none";
+			preferencesparts "$d/none"; sourcelist "$d/sources.list";
+			preferences "$d/preferences"; };
+		Dir::State { "$d"; lists "$d/lists"; status "$d/status";
+			extended_states "$d/extended_states"; };
+		Dir::Cache { "$d"; archives "$d/archives"; };
+		END
+	} >"$d/apt.conf"
+}
+
+# apt_update [force]: once a day; without a network yesterday's lists must do
+apt_update()
+{
+	[ "${1:-}" = force ] || [ -z "$(find "$cache/apt/updated" -mtime -1 2>/dev/null)" ] || return 0
+	say 'fetching package lists'
+	if logged apt-update apt_ get update -o APT::Update::Error-Mode=any; then
+		touch "$cache/apt/updated"
+	elif [ -e "$cache/apt/updated" ]; then
+		say 'no network? going on with the package lists of an earlier run'
+	else
+		exit 1
+	fi
+}
+
+stock_all()
+{
+	apt_ cache search --names-only '^linux-image-[0-9.]+[^-]*(-[0-9]+)?-amd64$' |
+		sed -n 's/^linux-image-\([^ ]*\) .*/\1/p' | sort -V
+}
+
+# newest_of VERSION: the highest of the releases on stdin that are that version
+newest_of()
+{
+	local v=$1.
+	[ "$1" != newest ] || v=
+	grep "^${v//./\\.}" | sort -V | tail -n 1
+}
+
+# stock_release VERSION|RELEASE: which stock kernel that is, after setup
+stock_release()
+{
+	if [ -d "$root/usr/lib/modules/$1" ]; then
+		echo "$1"
+	else
+		find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -printf '%f\n' | newest_of "$1"
+	fi
+}
+
+need_bwrap()
+{
+	! command -v bwrap >/dev/null || return 0
+	[ "$(id -u)" = 0 ] || die 'please install the package bubblewrap (apt-get install bubblewrap)'
+	say 'installing bubblewrap'
+	logged bubblewrap sh -c 'apt-get install -y bubblewrap ||
+		{ apt-get update && apt-get install -y bubblewrap; }'
+}
+
+# resolve PACKAGE...: them and all they depend on, as name_version_arch lines
+resolve()
+{
+	apt_ get -s install "$@" | sed -En 's/^Inst ([^ ]+) (\[[^]]*\] )?\(([^ ]+) .*\[([a-z0-9]+)\].*$/\1_\3_\4/p' |
+		sed 's/:/%3a/g' | sort
+}
+
+# setup [VERSION...]: the tool root, with these stock kernels besides the
+# default ones. Sets $root, and $src to the newest kernel source (name_version).
+setup()
+{
+	local v rel all want=() list memo
+	need_bwrap
+	exec 9>"$cache/lock"
+	flock -n 9 || { say 'waiting for another run that uses the cache'; flock 9; }
+	# asking apt takes seconds, and its answer is the same until the lists change
+	memo=$cache/apt/memo-$( (echo "$stock_default $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
+	[ -e "$cache/apt/apt.conf" ] || apt_setup
+	apt_update
+	if [ "$memo" -nt "$cache/apt/updated" ] && read -r root src <"$memo" && [ -e "$root/.complete" ]; then
+		:
+	else
+		apt_setup
+		all=$(stock_all)
+		for v in $(printf '%s\n' $stock_default "$@" | sort -u); do
+			rel=$(newest_of "$v" <<<"$all") || true
+			[ -n "$rel" ] || die "Debian has no kernel $v; there are" \
+				"$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$all" | sort -Vu | paste -sd' ')"
+			want+=("linux-image-$rel" "linux-headers-$rel")
+		done
+		# shellcheck disable=SC2086
+		list=$(resolve $tools "${want[@]}") || die 'apt cannot resolve the tools'
+		root=$cache/root-$( (echo "$list"; declare -f make_root) | sha256sum | cut -c1-12)
+		# shellcheck disable=SC2086
+		[ -e "$root/.complete" ] || make_root "$list" $tools "${want[@]}"
+		src=$(apt_ cache search --names-only '^linux-source-[0-9.]+$' | cut -d' ' -f1 | sort -V | tail -n 1)
+		echo "$root ${src}_$(apt_ cache show --no-all-versions "$src" |
+			sed -n 's/^Version: //p')" >"$memo"
+		read -r root src <"$memo"
+	fi
+	touch "$root/.complete"
+	find "$cache" -maxdepth 2 -path '*/root-*/.complete' -mtime +3 -printf '%h\n' | xargs -r rm -rf
+	exec 9>&-
+}
+
+# make_root LIST PACKAGE...: unpack the packages; what maintainer scripts would
+# do is little, and not running them is why no root rights are needed.
+make_root()
+{
+	local list=$1 d=$cache/apt/archives
+	shift
+	say "fetching $(echo "$list" | wc -l) packages (compilers, QEMU, kernels): about 600 MB once"
+	if ! logged fetch apt_ get install --download-only "$@"; then
+		apt_update force
+		die 'the archive has just moved on; please run this again'
+	fi
+	say 'unpacking them (about a minute)'
+	rm -rf "$root"
+	mkdir -p "$root"
+	dpkg-deb -x "$d/$(echo "$list" | grep '^base-files_').deb" "$root"
+	# not dpkg-deb -x, which replaces the link /lib by a directory
+	export root
+	echo "$list" | sed "s|.*|$d/&.deb|" | xargs -P "$(nproc)" -I{} sh -c '
+		dpkg-deb --fsys-tarfile {} | tar -x -C "$root" --keep-directory-symlink \
+			--exclude="./usr/share/doc/*" --exclude="./usr/share/man/*"'
+	ln -sf mawk "$root/usr/bin/awk"
+	ln -sf gcc "$root/usr/bin/cc"
+	[ -e "$root/usr/bin/sh" ] || ln -s dash "$root/usr/bin/sh"
+	cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"
+	cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
+	for v in "$root"/usr/lib/modules/*; do
+		in_root depmod "${v##*/}"
+	done
+}
+
+# source_tree: unpack the newest kernel source, in $tree; what vm/apply changes
+# is kept as it was in $tree.pristine.tar
+source_tree()
+{
+	local deb=$cache/apt/archives/${src//:/%3a}_all.deb
+	tree=$cache/$src
+	exec 9>"$cache/lock.tree"
+	flock -n 9 || { say 'waiting for another run that builds the debug kernel'; flock 9; }
+	[ ! -e "$tree/.complete" ] || return 0
+	say "fetching and unpacking ${src%%_*} (150 MB, about a minute)"
+	( cd "$cache/apt/archives" && logged fetch-source apt_ get download "${src/_/=}" )
+	rm -rf "$tree"
+	mkdir "$tree"
+	dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './usr/src/*.tar.xz' |
+		in_root xz -dcT0 | tar -x -C "$tree" --strip-components=1
+	tar -cf "$tree.pristine.tar" -C "$tree" MAINTAINERS Kconfig Makefile drivers/dma-buf \
+		include/uapi/linux/udmabuf.h tools/testing/selftests/drivers/dma-buf \
+		Documentation/userspace-api samples/Makefile
+	touch "$tree/.complete"
+}
+
+in_root()
+{
+	bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp \
+		--bind "$cache" "$cache" --bind "$top" "$top" --chdir "$PWD" \
+		--unshare-pid --die-with-parent --dev-bind-try /dev/kvm /dev/kvm \
+		--setenv PATH /usr/lib/ccache:/usr/sbin:/usr/bin \
+		--setenv CCACHE_DIR "$cache/ccache" --unsetenv LANG --setenv LC_ALL C \
+		--setenv HOME "$cache" "$@"
+}
