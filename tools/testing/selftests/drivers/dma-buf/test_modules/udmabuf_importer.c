@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A dma-buf importer that does what user space tells it to, so that tests can
+ * look at a buffer from a device's side. See udmabuf_importer.h.
+ *
+ * Every open file has a platform device without a driver. What the device
+ * "transfers" is copied by the CPU at the physical address behind the DMA
+ * address, which is the bounce slot if the mapping bounces. The pages behind
+ * the segments are nobody's business but the exporter's: sg_page() is not used.
+ *
+ * importer->lock protects all fields. mmap() takes it under mmap_lock, so user
+ * memory is only touched without it.
+ */
+#include <linux/dma-buf.h>
+#include <linux/dma-direct.h>
+#include <linux/dma-mapping.h>
+#include <linux/fs.h>
+#include <linux/iosys-map.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/platform_device.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "udmabuf_importer.h"
+
+#define IO_MAX	(64UL << 20)
+
+struct importer_map {
+	struct sg_table *sgt;
+	enum dma_data_direction dir;
+};
+
+struct importer {
+	struct mutex lock;
+	struct platform_device *pdev;
+	struct dma_buf *dmabuf;
+	struct dma_buf_attachment *attach;
+	struct importer_map maps[UDMABUF_IMPORTER_MAPS];
+	struct iosys_map vmap;
+	bool vmapped;
+};
+
+static struct platform_device *importer_device(const struct udmabuf_importer_attach *arg)
+{
+	struct platform_device_info info = {
+		.name = "udmabuf_importer",
+		.id = PLATFORM_DEVID_AUTO,
+		.dma_mask = arg->dma_mask ?: DMA_BIT_MASK(64),
+	};
+	struct platform_device *pdev = platform_device_register_full(&info);
+
+	if (!IS_ERR(pdev) && arg->max_seg)
+		dma_set_max_seg_size(&pdev->dev, arg->max_seg);
+	return pdev;
+}
+
+static int importer_attach(struct importer *imp, const struct udmabuf_importer_attach *arg)
+{
+	int ret;
+
+	if (imp->dmabuf)
+		return -EBUSY;
+	imp->dmabuf = dma_buf_get(arg->fd);
+	if (IS_ERR(imp->dmabuf)) {
+		ret = PTR_ERR(imp->dmabuf);
+		goto clear;
+	}
+	imp->pdev = importer_device(arg);
+	if (IS_ERR(imp->pdev)) {
+		ret = PTR_ERR(imp->pdev);
+		goto put;
+	}
+	imp->attach = dma_buf_attach(imp->dmabuf, &imp->pdev->dev);
+	if (IS_ERR(imp->attach)) {
+		ret = PTR_ERR(imp->attach);
+		goto unregister;
+	}
+	return 0;
+
+unregister:
+	platform_device_unregister(imp->pdev);
+put:
+	dma_buf_put(imp->dmabuf);
+clear:
+	imp->dmabuf = NULL;
+	return ret;
+}
+
+static struct importer_map *importer_find(struct importer *imp, u32 handle)
+{
+	if (handle >= ARRAY_SIZE(imp->maps) || !imp->maps[handle].sgt)
+		return NULL;
+	return &imp->maps[handle];
+}
+
+static int importer_unmap(struct importer *imp, u32 handle)
+{
+	struct importer_map *map = importer_find(imp, handle);
+
+	if (!map)
+		return -ENOENT;
+	dma_buf_unmap_attachment_unlocked(imp->attach, map->sgt, map->dir);
+	map->sgt = NULL;
+	return 0;
+}
+
+static void importer_vunmap(struct importer *imp)
+{
+	if (!imp->vmapped)
+		return;
+	dma_buf_vunmap_unlocked(imp->dmabuf, &imp->vmap);
+	imp->vmapped = false;
+}
+
+static int importer_detach(struct importer *imp)
+{
+	u32 handle;
+
+	if (!imp->dmabuf)
+		return -ENOENT;
+	for (handle = 0; handle < ARRAY_SIZE(imp->maps); handle++)
+		importer_unmap(imp, handle);
+	importer_vunmap(imp);
+	dma_buf_detach(imp->dmabuf, imp->attach);
+	dma_buf_put(imp->dmabuf);
+	platform_device_unregister(imp->pdev);
+	imp->dmabuf = NULL;
+	return 0;
+}
+
+static int importer_map(struct importer *imp, struct udmabuf_importer_map *arg)
+{
+	struct importer_map *map;
+	struct scatterlist *sg;
+	struct sg_table *sgt;
+	unsigned int i;
+
+	if (!imp->dmabuf)
+		return -ENOENT;
+	if (arg->dir > DMA_FROM_DEVICE)
+		return -EINVAL;
+	for (arg->handle = 0; importer_find(imp, arg->handle); arg->handle++)
+		;
+	if (arg->handle == ARRAY_SIZE(imp->maps))
+		return -ENOSPC;
+	sgt = dma_buf_map_attachment_unlocked(imp->attach, arg->dir);
+	if (IS_ERR(sgt))
+		return PTR_ERR(sgt);
+
+	map = &imp->maps[arg->handle];
+	map->sgt = sgt;
+	map->dir = arg->dir;
+	arg->nents = sgt->nents;
+	arg->bytes = 0;
+	arg->longest = 0;
+	for_each_sgtable_dma_sg(sgt, sg, i) {
+		arg->bytes += sg_dma_len(sg);
+		arg->longest = max_t(u64, arg->longest, sg_dma_len(sg));
+	}
+	return 0;
+}
+
+/* Move [@offset, @offset + @len) of a map between its device memory and @buf. */
+static int importer_transfer(struct importer *imp, struct importer_map *map, u64 offset, u64 len,
+			     void *buf, bool to_device_memory)
+{
+	struct scatterlist *sg;
+	unsigned int i;
+
+	for_each_sgtable_dma_sg(map->sgt, sg, i) {
+		u64 seg = sg_dma_len(sg);
+		void *mem;
+
+		if (offset >= seg) {
+			offset -= seg;
+			continue;
+		}
+		if (!len)
+			return 0;
+		seg = min(seg - offset, len);
+		mem = phys_to_virt(dma_to_phys(&imp->pdev->dev, sg_dma_address(sg)) + offset);
+		if (to_device_memory)
+			memcpy(mem, buf, seg);
+		else
+			memcpy(buf, mem, seg);
+		buf += seg;
+		len -= seg;
+		offset = 0;
+	}
+	return len ? -EINVAL : 0;
+}
+
+static int importer_vtransfer(struct importer *imp, u64 offset, u64 len, void *buf, bool to_buffer)
+{
+	if (!imp->vmapped)
+		return -ENOENT;
+	if (offset > imp->dmabuf->size || len > imp->dmabuf->size - offset)
+		return -EINVAL;
+	if (to_buffer)
+		iosys_map_memcpy_to(&imp->vmap, offset, buf, len);
+	else
+		iosys_map_memcpy_from(buf, &imp->vmap, offset, len);
+	return 0;
+}
+
+static int importer_io_locked(struct importer *imp, unsigned int cmd,
+			      const struct udmabuf_importer_io *io, void *buf)
+{
+	struct importer_map *map;
+
+	lockdep_assert_held(&imp->lock);
+	if (cmd == IMPORTER_VREAD || cmd == IMPORTER_VWRITE)
+		return importer_vtransfer(imp, io->offset, io->len, buf, cmd == IMPORTER_VWRITE);
+	map = importer_find(imp, io->handle);
+	if (!map)
+		return -ENOENT;
+	return importer_transfer(imp, map, io->offset, io->len, buf, cmd == IMPORTER_WRITE);
+}
+
+static int importer_io(struct importer *imp, unsigned int cmd, void __user *uarg)
+{
+	bool write = cmd == IMPORTER_WRITE || cmd == IMPORTER_VWRITE;
+	struct udmabuf_importer_io io;
+	void *buf;
+	int ret = -EFAULT;
+
+	if (copy_from_user(&io, uarg, sizeof(io)))
+		return -EFAULT;
+	if (!io.len || io.len > IO_MAX)
+		return -EINVAL;
+	buf = kvmalloc(io.len, GFP_KERNEL);
+	if (!buf)
+		return -ENOMEM;
+	if (write && copy_from_user(buf, u64_to_user_ptr(io.buf), io.len))
+		goto free;
+	mutex_lock(&imp->lock);
+	ret = importer_io_locked(imp, cmd, &io, buf);
+	mutex_unlock(&imp->lock);
+	if (!ret && !write && copy_to_user(u64_to_user_ptr(io.buf), buf, io.len))
+		ret = -EFAULT;
+free:
+	kvfree(buf);
+	return ret;
+}
+
+static int importer_ioctl_attach(struct importer *imp, void __user *uarg)
+{
+	struct udmabuf_importer_attach arg;
+	int ret;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	mutex_lock(&imp->lock);
+	ret = importer_attach(imp, &arg);
+	mutex_unlock(&imp->lock);
+	return ret;
+}
+
+static int importer_ioctl_map(struct importer *imp, void __user *uarg)
+{
+	struct udmabuf_importer_map arg;
+	int ret;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	mutex_lock(&imp->lock);
+	ret = importer_map(imp, &arg);
+	mutex_unlock(&imp->lock);
+	if (!ret && copy_to_user(uarg, &arg, sizeof(arg)))
+		ret = -EFAULT;
+	return ret;
+}
+
+static int importer_vmap(struct importer *imp)
+{
+	int ret;
+
+	if (imp->vmapped)
+		return -EBUSY;
+	ret = dma_buf_vmap_unlocked(imp->dmabuf, &imp->vmap);
+	imp->vmapped = !ret;
+	return ret;
+}
+
+/* The commands whose argument is a number or nothing, on an attached buffer. */
+static int importer_command_locked(struct importer *imp, unsigned int cmd, u32 arg)
+{
+	lockdep_assert_held(&imp->lock);
+	if (!imp->dmabuf)
+		return -ENOENT;
+	switch (cmd) {
+	case IMPORTER_DETACH:
+		return importer_detach(imp);
+	case IMPORTER_UNMAP:
+		return importer_unmap(imp, arg);
+	case IMPORTER_BEGIN_CPU:
+		return dma_buf_begin_cpu_access(imp->dmabuf, arg);
+	case IMPORTER_END_CPU:
+		return dma_buf_end_cpu_access(imp->dmabuf, arg);
+	case IMPORTER_VMAP:
+		return importer_vmap(imp);
+	case IMPORTER_VUNMAP:
+		importer_vunmap(imp);
+		return 0;
+	default:
+		return -ENOTTY;
+	}
+}
+
+static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long uarg)
+{
+	struct importer *imp = file->private_data;
+	u32 arg = 0;
+	int ret;
+
+	switch (cmd) {
+	case IMPORTER_ATTACH:
+		return importer_ioctl_attach(imp, (void __user *)uarg);
+	case IMPORTER_MAP:
+		return importer_ioctl_map(imp, (void __user *)uarg);
+	case IMPORTER_READ:
+	case IMPORTER_WRITE:
+	case IMPORTER_VREAD:
+	case IMPORTER_VWRITE:
+		return importer_io(imp, cmd, (void __user *)uarg);
+	}
+	if (_IOC_SIZE(cmd) && get_user(arg, (u32 __user *)uarg))
+		return -EFAULT;
+	mutex_lock(&imp->lock);
+	ret = importer_command_locked(imp, cmd, arg);
+	mutex_unlock(&imp->lock);
+	return ret;
+}
+
+static int importer_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct importer *imp = file->private_data;
+	int ret = -ENOENT;
+
+	mutex_lock(&imp->lock);
+	if (imp->dmabuf)
+		ret = dma_buf_mmap(imp->dmabuf, vma, vma->vm_pgoff);
+	mutex_unlock(&imp->lock);
+	return ret;
+}
+
+static int importer_open(struct inode *inode, struct file *file)
+{
+	struct importer *imp = kzalloc(sizeof(*imp), GFP_KERNEL);
+
+	if (!imp)
+		return -ENOMEM;
+	mutex_init(&imp->lock);
+	file->private_data = imp;
+	return 0;
+}
+
+static int importer_release(struct inode *inode, struct file *file)
+{
+	struct importer *imp = file->private_data;
+
+	importer_detach(imp);
+	mutex_destroy(&imp->lock);
+	kfree(imp);
+	return 0;
+}
+
+static const struct file_operations importer_fops = {
+	.owner		= THIS_MODULE,
+	.open		= importer_open,
+	.release	= importer_release,
+	.unlocked_ioctl	= importer_ioctl,
+	.compat_ioctl	= compat_ptr_ioctl,
+	.mmap		= importer_mmap,
+};
+
+static struct miscdevice importer_misc = {
+	.minor	= MISC_DYNAMIC_MINOR,
+	.name	= "udmabuf_importer",
+	.fops	= &importer_fops,
+	.mode	= 0600,
+};
+module_misc_device(importer_misc);
+
+MODULE_DESCRIPTION("dma-buf importer for the udmabuf selftests");
+MODULE_LICENSE("GPL");
+/* What MODULE_IMPORT_NS() stands for, whose argument was not always a string. */
+MODULE_INFO(import_ns, "DMA_BUF");

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who pays: every page of a buffer, as often as it is named, against
+ * RLIMIT_MEMLOCK of the creator's user, until the last reference is gone; and
+ * VmPin of the creating process in any case.
+ *
+ * The payers are children that become an ordinary user.
+ */
+#include "udmabuf_test.h"
+
+#define LIMIT	16	/* pages */
+
+FIXTURE(account) {
+	struct session session;
+	int dev;
+	char *mem;
+	size_t page;
+	int socks[2];
+};
+
+FIXTURE_SETUP(account)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	if (geteuid())
+		SKIP(return, "needs root, to become other users");
+	self->page = page_size();
+	self->mem = anon_small(2 * LIMIT * self->page);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->socks));
+}
+
+FIXTURE_TEARDOWN(account)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* Run the block as user @uid with a limit of LIMIT pages; it must not fail. */
+#define AS_USER(uid, ...)						\
+	({								\
+		pid_t __pid = fork();					\
+		if (!__pid) {						\
+			become(uid, LIMIT);				\
+			__VA_ARGS__;					\
+			_exit(0);					\
+		}							\
+		EXPECT_EQ(0, reap(__pid)) TH_LOG("as user %d", uid);	\
+	})
+
+/* All of @uid's quota is there, and no more. */
+#define EXPECT_QUOTA_LEFT(uid, npages)					\
+	AS_USER(uid, CHILD_CHECK(quota_left_is(self->dev, npages)))
+
+TEST_F(account, exactly_the_limit_and_one_page_over)
+{
+	AS_USER(NOBODY_UID, {
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, (LIMIT + 1) * self->page) == -1);
+		CHILD_CHECK(errno == ENOMEM);
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, LIMIT * self->page) >= 0);
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, self->page) == -1);
+		CHILD_CHECK(errno == ENOMEM);
+	});
+	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
+}
+
+TEST_F(account, buffers_add_up_and_close_gives_back)
+{
+	AS_USER(NOBODY_UID, {
+		int half = _create_one(self->dev, 0, self->mem, LIMIT / 2 * self->page);
+
+		CHILD_CHECK(half >= 0);
+		CHILD_CHECK(quota_left_is(self->dev, LIMIT / 2));
+		close(half);
+		CHILD_CHECK(quota_left_is(self->dev, LIMIT));
+	});
+}
+
+TEST_F(account, duplicates_count)
+{
+	AS_USER(NOBODY_UID, {
+		struct udmabuf_iovec iovs[LIMIT + 1];
+		int i;
+
+		for (i = 0; i <= LIMIT; i++)
+			iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->page };
+		CHILD_CHECK(_create(self->dev, 0, iovs, LIMIT + 1) == -1 && errno == ENOMEM);
+		CHILD_CHECK(_create(self->dev, 0, iovs, LIMIT) >= 0);
+		CHILD_CHECK(quota_left_is(self->dev, 0));
+	});
+}
+
+TEST_F(account, read_only_buffers_count)
+{
+	if (kernel_before(6, 2))
+		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	AS_USER(NOBODY_UID, {
+		CHILD_CHECK(_create_one(self->dev, UDMABUF_FLAGS_RDONLY, self->mem,
+					(LIMIT - 1) * self->page) >= 0);
+		CHILD_CHECK(quota_left_is(self->dev, 1));
+	});
+}
+
+/* Guards a huge size: its sum with what is charged must not wrap. */
+TEST_F(account, huge_size_with_something_charged)
+{
+	AS_USER(NOBODY_UID, {
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, self->page) >= 0);
+		CHILD_CHECK(_create(self->dev, 0, &(struct udmabuf_iovec) {
+					self->page, (__u64)INT_MAX * self->page }, 1) == -1);
+		CHILD_CHECK(errno == ENOMEM);
+		CHILD_CHECK(quota_left_is(self->dev, LIMIT - 1));
+	});
+}
+
+TEST_F(account, no_limit_no_refusal)
+{
+	struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
+	test_create_one(self->dev, 0, self->mem, 2 * LIMIT * self->page);
+}
+
+/*
+ * CAP_IPC_LOCK spares the user at creation. Guards an uncharge of what was
+ * never charged: the quota must not grow by it.
+ */
+TEST_F(account, cap_ipc_lock_bypasses)
+{
+	int buf;
+
+	set_memlock(0);
+	test_err_create_one(ENOMEM, self->dev, 0, self->mem, self->page);
+	set_capability(CAP_IPC_LOCK, true);
+	if (!has_capability(CAP_IPC_LOCK))
+		SKIP(return, "needs CAP_IPC_LOCK");
+	buf = test_create_one(self->dev, 0, self->mem, 2 * LIMIT * self->page);
+	set_capability(CAP_IPC_LOCK, false);
+	set_memlock(LIMIT * self->page);
+	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
+	close(buf);
+	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
+}
+
+/* And of what was charged, when the capability came later. */
+TEST_F(account, capability_at_close_does_not_matter)
+{
+	int buf;
+
+	set_memlock(LIMIT * self->page);
+	buf = test_create_one(self->dev, 0, self->mem, LIMIT * self->page);
+	set_capability(CAP_IPC_LOCK, true);
+	close(buf);
+	set_capability(CAP_IPC_LOCK, false);
+	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
+}
+
+/* A process cannot escape by forking. */
+TEST_F(account, all_processes_of_a_user_share_the_quota)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		become(NOBODY_UID, LIMIT);
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, (LIMIT - 3) * self->page) >= 0);
+		tell(self->socks[1]);
+		hear(self->socks[1]);
+		_exit(0);
+	}
+	hear(self->socks[0]);
+	EXPECT_QUOTA_LEFT(NOBODY_UID, 3);
+	EXPECT_QUOTA_LEFT(OTHER_UID, LIMIT);
+	tell(self->socks[0]);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
+}
+
+/*
+ * The charge stays with the creator's user wherever the fd goes: here to root,
+ * and the creator is long gone.
+ */
+TEST_F(account, charge_follows_the_creator_until_the_receiver_closes)
+{
+	pid_t pid = fork();
+	int buf;
+
+	if (!pid) {
+		become(NOBODY_UID, LIMIT);
+		buf = _create_one(self->dev, 0, self->mem, (LIMIT - 1) * self->page);
+		CHILD_CHECK(buf >= 0 && !send_fd(self->socks[1], buf));
+		_exit(0);
+	}
+	buf = receive_fd(self->socks[0]);
+	ASSERT_LE(0, buf);
+	ASSERT_EQ(0, reap(pid));
+	EXPECT_QUOTA_LEFT(NOBODY_UID, 1);
+	EXPECT_QUOTA_LEFT(OTHER_UID, LIMIT);
+	EXPECT_TRUE(whole_quota_left(self->dev));
+	close(buf);
+	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
+}
+
+/* A mapping is a reference as good as an fd. */
+TEST_F(account, charge_lasts_as_long_as_a_mapping)
+{
+	int buf;
+	char *map;
+
+	set_memlock(LIMIT * self->page);
+	buf = test_create_one(self->dev, 0, self->mem, LIMIT * self->page);
+	map = test_map_buf(buf, LIMIT * self->page, PROT_READ);
+	close(buf);
+	EXPECT_TRUE(quota_left_is(self->dev, 0));
+	munmap(map, LIMIT * self->page);
+	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
+}
+
+TEST_F(account, exit_and_kill_give_back)
+{
+	pid_t pid;
+
+	AS_USER(NOBODY_UID, {
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, LIMIT * self->page) >= 0);
+	});
+	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
+	pid = fork();
+	if (!pid) {
+		become(NOBODY_UID, LIMIT);
+		CHILD_CHECK(_create_one(self->dev, 0, self->mem, LIMIT * self->page) >= 0);
+		tell(self->socks[1]);
+		pause();
+		_exit(0);
+	}
+	hear(self->socks[0]);
+	kill(pid, SIGKILL);
+	reap(pid);
+	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
+}
+
+static void fail_in_every_way(int dev, char *mem, size_t page)
+{
+	struct udmabuf_iovec bad_last[] = {
+		{ to_u64(mem), page },
+		{ to_u64(mem + 4 * page), page },
+	};
+	struct rlimit no_fds = { 0, 0 };
+
+	munmap(mem + 4 * page, page);
+	CHILD_CHECK(_create(dev, 0, bad_last, 2) == -1 && errno == EFAULT);
+	CHILD_CHECK(_create_one(dev, 4, mem, page) == -1 && errno == EINVAL);
+	CHILD_CHECK(_create_one(dev, 0, mem, 1) == -1 && errno == EINVAL);
+	CHILD_CHECK(_create_one(dev, 0, mem, 2 * LIMIT * page) == -1 && errno == ENOMEM);
+	CHILD_CHECK(!mprotect(mem + 5 * page, page, PROT_READ));
+	CHILD_CHECK(_create_one(dev, 0, mem + 5 * page, page) == -1 && errno == EFAULT);
+	no_fds.rlim_max = 1024;
+	CHILD_CHECK(!setrlimit(RLIMIT_NOFILE, &no_fds));
+	CHILD_CHECK(_create_one(dev, 0, mem, page) == -1 && errno == EMFILE);
+	no_fds.rlim_cur = 1024;
+	CHILD_CHECK(!setrlimit(RLIMIT_NOFILE, &no_fds));
+}
+
+/* Guards each error path: what it charged, it gives back. */
+TEST_F(account, failures_give_back)
+{
+	AS_USER(NOBODY_UID, {
+		fail_in_every_way(self->dev, self->mem, self->page);
+		CHILD_CHECK(quota_left_is(self->dev, LIMIT));
+	});
+}
+
+TEST_F(account, refused_file_gives_back)
+{
+	char *file = map_scratch_file("ramfs", self->page, PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	if (file == MAP_FAILED)
+		SKIP(return, "cannot mount ramfs");
+	AS_USER(NOBODY_UID, {
+		CHILD_CHECK(_create_one(self->dev, 0, file, self->page) == -1);
+		CHILD_CHECK(errno == EOPNOTSUPP);
+		CHILD_CHECK(quota_left_is(self->dev, LIMIT));
+	});
+}
+
+/* VmPin counts for everybody, with the capability too */
+
+TEST_F(account, vmpin_shows_every_page)
+{
+	long before = vmpin_kib(), kib = self->page / 1024;
+	int one, two;
+
+	one = test_create_one(self->dev, 0, self->mem, 5 * self->page);
+	EXPECT_EQ(before + 5 * kib, vmpin_kib());
+	set_capability(CAP_IPC_LOCK, true);
+	two = test_create_one(self->dev, 0, self->mem, 7 * self->page);
+	EXPECT_EQ(before + 12 * kib, vmpin_kib());
+	close(one);
+	EXPECT_EQ(before + 7 * kib, vmpin_kib());
+	set_capability(CAP_IPC_LOCK, false);
+	close(two);
+	EXPECT_EQ(before, vmpin_kib());
+}
+
+/* Guards an uncharge of whoever happens to close: it is the creator's VmPin. */
+TEST_F(account, vmpin_is_the_creators_wherever_it_is_closed)
+{
+	long before = vmpin_kib();
+	int buf = test_create_one(self->dev, 0, self->mem, 5 * self->page);
+	pid_t pid = fork();
+
+	if (!pid) {
+		CHILD_CHECK(vmpin_kib() == 0);
+		hear(self->socks[1]);
+		close(buf);
+		CHILD_CHECK(vmpin_kib() == 0);
+		_exit(0);
+	}
+	close(buf);
+	EXPECT_EQ(before + 5 * (long)self->page / 1024, vmpin_kib());
+	tell(self->socks[0]);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* The kernel's own count of pinned pages. */
+TEST_F(account, every_page_is_pinned_once)
+{
+	long before = pinned_pages();
+	int buf = test_create_one(self->dev, 0, self->mem, 2 * LIMIT * self->page);
+
+	EXPECT_EQ(before + 2 * LIMIT, pinned_pages());
+	close(buf);
+	EXPECT_EQ(before, pinned_pages());
+}
+
+TEST_HARNESS_MAIN

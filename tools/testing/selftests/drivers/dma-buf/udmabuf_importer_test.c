@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The buffer as devices see it: with bytes, through the test importer.
+ *
+ * With swiotlb=force on the kernel command line every device has a bounce
+ * buffer, and its bytes are only those of the memory after a sync. Then the
+ * tests also expect that nothing is seen before.
+ */
+#include <pthread.h>
+
+#include "udmabuf_test.h"
+
+#define BOUNCE_MAX	(256U << 10)	/* the most that swiotlb bounces in one */
+
+FIXTURE(device) {
+	struct session session;
+	int dev;
+	char *mem;
+	size_t len;
+	char *seen;
+	int buf;
+	int imp;
+};
+
+FIXTURE_VARIANT(device) {
+	enum mem_kind kind;
+	bool shuffled;
+};
+
+FIXTURE_VARIANT_ADD(device, anon) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(device, anon_shuffled) { .kind = MEM_ANON, .shuffled = true };
+FIXTURE_VARIANT_ADD(device, thp) { .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(device, thp_shuffled) { .kind = MEM_THP, .shuffled = true };
+FIXTURE_VARIANT_ADD(device, memfd) { .kind = MEM_MEMFD };
+FIXTURE_VARIANT_ADD(device, hugetlb) { .kind = MEM_HUGETLB };
+
+/* The page of the memory that is page @i of the buffer. */
+static size_t source_page(size_t i, size_t npages, bool shuffled)
+{
+	return shuffled ? i * 7 % npages : i;
+}
+
+static char *source(const struct _test_data_device *self, bool shuffled, size_t i)
+{
+	return self->mem + source_page(i, self->len / page_size(), shuffled) * page_size();
+}
+
+/* Stamp the memory so that the buffer in its order is as if filled with @seed. */
+static void fill_source(const struct _test_data_device *self, bool shuffled, __u64 seed)
+{
+	size_t i, word;
+
+	for (i = 0; i < self->len / page_size(); i++) {
+		__u64 *page = (__u64 *)source(self, shuffled, i);
+
+		for (word = 0; word < page_size() / 8; word++)
+			page[word] = stamp(seed, i * page_size() + word * 8);
+	}
+}
+
+static long source_filled_until(const struct _test_data_device *self, bool shuffled, __u64 seed)
+{
+	size_t i;
+
+	for (i = 0; i < self->len / page_size(); i++)
+		if (filled_until(source(self, shuffled, i), page_size(), seed,
+				 i * page_size()) != -1)
+			return i;
+	return -1;
+}
+
+#define EXPECT_SOURCE_FILLED(seed)					\
+	EXPECT_EQ(-1, source_filled_until(self, variant->shuffled, seed)) \
+		TH_LOG("wrong page of the buffer")
+
+FIXTURE_SETUP(device)
+{
+	static struct udmabuf_iovec iovs[4096];
+	size_t i, npages;
+	struct mem mem;
+
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->dev = self->session.dev;
+	mem = mem_get(variant->kind, mem_len(variant->kind));
+	if (mem.why_not)
+		SKIP(return, "%s", mem.why_not);
+	self->mem = mem.addr;
+	self->len = mem.len;
+	self->seen = calloc(1, self->len);
+	npages = self->len / page_size();
+	for (i = 0; i < npages; i++) {
+		iovs[i].base = to_u64(source(self, variant->shuffled, i));
+		iovs[i].len = page_size();
+	}
+	fill_source(self, variant->shuffled, 1);
+	self->buf = test_create(self->dev, 0, iovs, npages);
+	self->imp = test_attach(self->buf, 0, 0);
+}
+
+FIXTURE_TEARDOWN(device)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* What the device reads is the buffer as filled with @seed. */
+#define EXPECT_DEVICE_SEES(imp, map, seed)				\
+	do {								\
+		test_device_read(imp, (map).handle, 0, self->seen, self->len); \
+		EXPECT_FILLED(self->seen, self->len, seed);		\
+	} while (0)
+
+TEST_F(device, closing_the_importer_gives_everything_up)
+{
+	test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	test_map(self->imp, IMPORTER_TO_DEVICE);
+	test_vmap(self->imp);
+}
+
+TEST_F(device, to_device)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	EXPECT_EQ(self->len, map.bytes);
+	EXPECT_DEVICE_SEES(self->imp, map, 1);
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(1);
+}
+
+/* Guards DMA_ATTR_SKIP_CPU_SYNC at unmap: a bounced device's bytes get lost. */
+TEST_F(device, from_device)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_FROM_DEVICE);
+
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+TEST_F(device, both_ways)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+
+	EXPECT_DEVICE_SEES(self->imp, map, 1);
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+/*
+ * CPU stores reach the device at SYNC END, and with a bounce buffer not before.
+ * Guards a sync of the wrong device (5.2) or of none.
+ */
+TEST_F(device, cpu_stores_reach_it_at_sync_end)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill_source(self, variant->shuffled, 2);
+	if (swiotlb_forced())
+		EXPECT_DEVICE_SEES(self->imp, map, 1);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, map, 2);
+}
+
+TEST_F(device, its_stores_reach_the_cpu_at_sync_start)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_FROM_DEVICE);
+
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	if (swiotlb_forced())
+		EXPECT_SOURCE_FILLED(1);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	EXPECT_SOURCE_FILLED(2);
+	test_sync_cpu(self->buf, SYNC_END(READ));
+}
+
+TEST_F(device, cpu_and_device_take_turns)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	__u64 turn;
+
+	for (turn = 2; turn < 6; turn += 2) {
+		test_sync_cpu(self->buf, SYNC_START(RW));
+		fill_source(self, variant->shuffled, turn);
+		test_sync_cpu(self->buf, SYNC_END(RW));
+		EXPECT_DEVICE_SEES(self->imp, map, turn);
+		fill(self->seen, self->len, turn + 1);
+		test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+		test_sync_cpu(self->buf, SYNC_START(RW));
+		EXPECT_SOURCE_FILLED(turn + 1);
+		test_sync_cpu(self->buf, SYNC_END(RW));
+	}
+}
+
+/* Importers that use the CPU sync from within the kernel. */
+TEST_F(device, kernel_side_cpu_access)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+
+	test_cpu_begin(self->imp, IMPORTER_BIDIRECTIONAL);
+	fill_source(self, variant->shuffled, 2);
+	test_cpu_end(self->imp, IMPORTER_BIDIRECTIONAL);
+	EXPECT_DEVICE_SEES(self->imp, map, 2);
+}
+
+TEST_F(device, kernel_mapping)
+{
+	test_vmap(self->imp);
+	test_vread(self->imp, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 1);
+	fill(self->seen, self->len, 2);
+	test_vwrite(self->imp, 0, self->seen, self->len);
+	EXPECT_SOURCE_FILLED(2);
+	test_vwrite(self->imp, 3 * page_size() - 2, "1234", 4);
+	EXPECT_EQ('2', source(self, variant->shuffled, 2)[page_size() - 1]);
+	EXPECT_EQ('3', source(self, variant->shuffled, 3)[0]);
+	test_vunmap(self->imp);
+}
+
+/* The core hands the same mapping to all; the last one unmaps it. */
+TEST_F(device, kernel_mapping_is_shared)
+{
+	int other = test_attach(self->buf, 0, 0);
+	char byte;
+
+	test_vmap(self->imp);
+	test_vmap(other);
+	test_vunmap(self->imp);
+	test_vwrite(other, 1, "x", 1);
+	test_sync_cpu(self->buf, SYNC_START(RW));
+	test_sync_cpu(self->buf, SYNC_END(RW));
+	test_vmap(self->imp);
+	test_vread(self->imp, 1, &byte, 1);
+	EXPECT_EQ('x', byte);
+	EXPECT_EQ('x', source(self, variant->shuffled, 0)[1]);
+}
+
+TEST_F(device, mapping_through_the_importer)
+{
+	char *map = test_map_buf(self->imp, self->len, PROT_READ | PROT_WRITE);
+	char *piece = _map_buf(self->imp, page_size(), PROT_READ, 3 * page_size());
+
+	EXPECT_FILLED(map, self->len, 1);
+	fill(map, self->len, 2);
+	EXPECT_SOURCE_FILLED(2);
+	ASSERT_NE(MAP_FAILED, (void *)piece);
+	EXPECT_EQ(-1, filled_until(piece, page_size(), 2, 3 * page_size()));
+	test_err_map_buf(EINVAL, self->imp, self->len + page_size(), PROT_READ, 0);
+	EXPECT_ERRNO(EINVAL, (long)mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+					self->imp, 0));
+}
+
+/* The importer's references are as good as an fd's. */
+TEST_F(device, buffer_outlives_fd_and_memory)
+{
+	struct udmabuf_importer_map map;
+
+	close(self->buf);
+	munmap(self->mem, self->len);
+	map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	EXPECT_DEVICE_SEES(self->imp, map, 1);
+	EXPECT_NE(self->session.before.pinned, pinned_pages());
+	test_unmap(self->imp, map.handle);
+	test_detach(self->imp);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* Several maps at once */
+
+/* Guards one table for all: each map has its own, and all are synced. */
+TEST_F(device, two_maps_of_one_attachment)
+{
+	struct udmabuf_importer_map one = test_map(self->imp, IMPORTER_TO_DEVICE);
+	struct udmabuf_importer_map two = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	EXPECT_NE(one.handle, two.handle);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill_source(self, variant->shuffled, 2);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, one, 2);
+	EXPECT_DEVICE_SEES(self->imp, two, 2);
+	test_unmap(self->imp, one.handle);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill_source(self, variant->shuffled, 3);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, two, 3);
+}
+
+TEST_F(device, two_importers_with_different_limits)
+{
+	int other = test_attach(self->buf, 0xffffffff, page_size());
+	struct udmabuf_importer_map one = test_map(self->imp, IMPORTER_TO_DEVICE);
+	struct udmabuf_importer_map two = test_map(other, IMPORTER_TO_DEVICE);
+
+	EXPECT_EQ(self->len, one.bytes);
+	EXPECT_EQ(self->len, two.bytes);
+	EXPECT_EQ(page_size(), two.longest);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill_source(self, variant->shuffled, 2);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, one, 2);
+	EXPECT_DEVICE_SEES(other, two, 2);
+	close(self->imp);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill_source(self, variant->shuffled, 3);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(other, two, 3);
+}
+
+/* One device writes, the CPU is in between, the other device reads. */
+TEST_F(device, from_one_device_to_another)
+{
+	int other = test_attach(self->buf, 0, 0);
+	struct udmabuf_importer_map from = test_map(self->imp, IMPORTER_FROM_DEVICE);
+	struct udmabuf_importer_map to = test_map(other, IMPORTER_TO_DEVICE);
+
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, from.handle, 0, self->seen, self->len);
+	test_sync_cpu(self->buf, SYNC_START(RW));
+	EXPECT_SOURCE_FILLED(2);
+	test_sync_cpu(self->buf, SYNC_END(RW));
+	EXPECT_DEVICE_SEES(other, to, 2);
+}
+
+/*
+ * Guards a sync in the caller's direction. A map is for one direction only; in
+ * the other, a sync would put what the bounce buffer last held over what the
+ * CPU has written since.
+ */
+TEST_F(device, sync_for_reading_leaves_a_map_to_the_device_alone)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	fill_source(self, variant->shuffled, 2);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	EXPECT_SOURCE_FILLED(2);
+	test_sync_cpu(self->buf, SYNC_END(READ));
+	EXPECT_SOURCE_FILLED(2);
+	EXPECT_DEVICE_SEES(self->imp, map, 2);
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+TEST_F(device, sync_for_writing_leaves_a_map_from_the_device_alone)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_FROM_DEVICE);
+
+	fill(self->seen, self->len, 2);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+/* What the device wrote elsewhere must survive a store of the CPU. */
+TEST_F(device, cpu_store_keeps_what_the_device_wrote)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	*(__u64 *)source(self, variant->shuffled, 1) = stamp(2, page_size());
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, map, 2);
+	test_unmap(self->imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+/* Guards D12: mainline says EINVAL. */
+TEST_F(device, sync_end_without_start)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	fill_source(self, variant->shuffled, 2);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	EXPECT_DEVICE_SEES(self->imp, map, 2);
+}
+
+/* Guards D3: stale bytes of an earlier sync come back. No importer at all. */
+TEST_F(device, repeated_sync_brings_nothing_back)
+{
+	test_detach(self->imp);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	test_sync_cpu(self->buf, SYNC_END(READ));
+	fill_source(self, variant->shuffled, 2);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	EXPECT_SOURCE_FILLED(2);
+	test_sync_cpu(self->buf, SYNC_END(READ));
+}
+
+/* Segments */
+
+/* The runs of the buffer, cut into pieces of at most @max bytes. */
+static unsigned int expected_segments(const struct _test_data_device *self, bool shuffled,
+				      size_t max)
+{
+	size_t i, run = 0, npages = self->len / page_size();
+	unsigned int count = 0;
+	__u64 last = 0, frame;
+
+	for (i = 0; i < npages; i++, last = frame, run++) {
+		frame = page_frame(source(self, shuffled, i));
+		if (i && frame == last + 1 && run < max / page_size())
+			continue;
+		count++;
+		run = 0;
+	}
+	return count;
+}
+
+TEST_F(device, one_segment_for_each_run)
+{
+	size_t most = swiotlb_forced() ? BOUNCE_MAX : UINT_MAX & ~(page_size() - 1);
+	size_t limits[] = { most, 128 << 10, 64 << 10, 3 * page_size(), page_size() };
+	size_t i;
+
+	if (!page_frame(self->mem))
+		SKIP(return, "pagemap does not show page frames");
+	for (i = 0; i < ARRAY_SIZE(limits); i++) {
+		int imp = test_attach(self->buf, 0, limits[i]);
+		struct udmabuf_importer_map map = test_map(imp, IMPORTER_TO_DEVICE);
+
+		EXPECT_EQ(expected_segments(self, variant->shuffled, limits[i]), map.nents)
+			TH_LOG("at most %zu bytes", limits[i]);
+		EXPECT_GE(limits[i], map.longest);
+		EXPECT_EQ(self->len, map.bytes);
+		EXPECT_DEVICE_SEES(imp, map, 1);
+		close(imp);
+	}
+}
+
+/* A device that says nothing takes 64 KiB at a time: the kernel's default. */
+TEST_F(device, default_segment_limit)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
+
+	EXPECT_GE(64 << 10, map.longest);
+}
+
+/* A device that reaches little memory may bounce, and then in smaller pieces. */
+TEST_F(device, small_dma_mask)
+{
+	int imp = test_attach(self->buf, 0xffffffff, 1 << 30);
+	struct udmabuf_importer_map map = test_map(imp, IMPORTER_BIDIRECTIONAL);
+
+	if (swiotlb_forced())
+		EXPECT_GE(BOUNCE_MAX, map.longest);
+	EXPECT_DEVICE_SEES(imp, map, 1);
+	fill(self->seen, self->len, 2);
+	test_device_write(imp, map.handle, 0, self->seen, self->len);
+	test_unmap(imp, map.handle);
+	EXPECT_SOURCE_FILLED(2);
+}
+
+/* An offset, a page boundary and a segment boundary in one. */
+TEST_F(device, part_of_a_map)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	size_t off = 5 * page_size() - 4;
+
+	test_device_write(self->imp, map.handle, off, "12345678", 8);
+	test_unmap(self->imp, map.handle);
+	EXPECT_EQ(0, memcmp(source(self, variant->shuffled, 4) + page_size() - 4, "1234", 4));
+	EXPECT_EQ(0, memcmp(source(self, variant->shuffled, 5), "5678", 4));
+	EXPECT_EQ(-1, filled_until(source(self, variant->shuffled, 6), page_size(), 1,
+				   6 * page_size()));
+}
+
+/* Maps that fail, and everything at the same time */
+
+FIXTURE(races) {
+	struct session session;
+	char *mem;
+	size_t len;
+	int buf;
+};
+
+FIXTURE_SETUP(races)
+{
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->len = 16 * page_size();
+	self->mem = anon_small(self->len);
+	fill(self->mem, self->len, 1);
+	self->buf = test_create_one(self->session.dev, 0, self->mem, self->len);
+}
+
+FIXTURE_TEARDOWN(races)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/*
+ * More than all bounce buffers together: the mapping fails half way, and what
+ * it had is given back, or the next one fails as well.
+ */
+TEST_F(races, map_that_fails_half_way)
+{
+	size_t times = (160 << 20) / self->len, i;
+	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
+	struct udmabuf_importer_map map;
+	int buf, imp;
+
+	if (!swiotlb_forced())
+		SKIP(return, "boot with swiotlb=force");
+	for (i = 0; i < times; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->len };
+	buf = test_create(self->session.dev, 0, iovs, times);
+	imp = test_attach(buf, 0, 0);
+	for (i = 0; i < 4; i++)
+		if (!_map(imp, IMPORTER_TO_DEVICE, &map))
+			SKIP(return, "this machine bounces more than we ask for");
+	test_sync_cpu(buf, SYNC_START(RW));
+	test_sync_cpu(buf, SYNC_END(RW));
+	imp = test_attach(self->buf, 0, 0);
+	map = test_map(imp, IMPORTER_TO_DEVICE);
+	EXPECT_EQ(*(unsigned char *)self->mem, device_byte(imp, map.handle, 0));
+}
+
+static long long race_until;
+
+static void *race_map(void *arg)
+{
+	int imp = importer_open();
+	struct udmabuf_importer_map map;
+
+	_attach(imp, *(int *)arg, 0, 0);
+	while (now_ms() < race_until) {
+		if (_map(imp, IMPORTER_BIDIRECTIONAL, &map))
+			return "map";
+		if (_unmap(imp, map.handle))
+			return "unmap";
+	}
+	close(imp);
+	return NULL;
+}
+
+static void *race_vmap(void *arg)
+{
+	int imp = importer_open();
+
+	_attach(imp, *(int *)arg, 0, 0);
+	while (now_ms() < race_until)
+		if (_vmap(imp) || ioctl(imp, IMPORTER_VUNMAP))
+			return "vmap";
+	close(imp);
+	return NULL;
+}
+
+static void *race_sync(void *arg)
+{
+	while (now_ms() < race_until)
+		if (_sync_cpu(*(int *)arg, SYNC_START(READ)) ||
+		    _sync_cpu(*(int *)arg, SYNC_END(READ)))
+			return "sync";
+	return NULL;
+}
+
+static void *race_mmap(void *arg)
+{
+	while (now_ms() < race_until) {
+		char *map = _map_buf(*(int *)arg, 16 * page_size(), PROT_READ, 0);
+
+		if (map == MAP_FAILED || filled_until(map, 16 * page_size(), 1, 0) != -1)
+			return "mmap";
+		munmap(map, 16 * page_size());
+	}
+	return NULL;
+}
+
+/* Guards 5.2 of mainline: what its sync creates and map frees is not locked. */
+TEST_F(races, map_vmap_mmap_and_sync)
+{
+	void *(*racers[])(void *) = {
+		race_map, race_sync, race_vmap, race_mmap, race_map, race_sync,
+	};
+	pthread_t threads[ARRAY_SIZE(racers)];
+	void *failed;
+	size_t i;
+
+	race_until = now_ms() + 500;
+	for (i = 0; i < ARRAY_SIZE(racers); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, racers[i], &self->buf));
+	for (i = 0; i < ARRAY_SIZE(racers); i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], &failed));
+		EXPECT_EQ(NULL, failed) TH_LOG("%s", (char *)failed);
+	}
+	EXPECT_FILLED(self->mem, self->len, 1);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The buffer and its owner part ways: fork, unmap, exec, exit, other users,
+ * reclaim, and calls that are killed half way.
+ */
+#include <linux/userfaultfd.h>
+
+#include "udmabuf_test.h"
+
+#define HOLD_ARGUMENT	"--hold"	/* see main() */
+
+FIXTURE(life) {
+	struct session session;
+	int dev;
+	struct mem mem;
+	int buf;
+	char *map;
+	int socks[2];
+};
+
+FIXTURE_VARIANT(life) {
+	enum mem_kind kind;
+	bool shared;
+};
+
+FIXTURE_VARIANT_ADD(life, anon) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(life, thp) { .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(life, hugetlb) { .kind = MEM_HUGETLB };
+FIXTURE_VARIANT_ADD(life, cow_file) { .kind = MEM_COW_FILE };
+FIXTURE_VARIANT_ADD(life, memfd) { .kind = MEM_MEMFD, .shared = true };
+
+FIXTURE_SETUP(life)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->mem = mem_get(variant->kind, mem_len(variant->kind));
+	if (self->mem.why_not)
+		SKIP(return, "%s", self->mem.why_not);
+	fill(self->mem.addr, self->mem.len, 1);
+	self->buf = test_create_one(self->dev, 0, self->mem.addr, self->mem.len);
+	self->map = test_map_buf(self->buf, self->mem.len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, self->socks));
+}
+
+FIXTURE_TEARDOWN(life)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/*
+ * Guards FOLL_PIN: pages with a mere reference are shared with the child, and
+ * whoever writes first gets a copy - the parent, and loses the buffer.
+ */
+TEST_F(life, parent_stays_coherent_after_fork)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		hear(self->socks[1]);
+		if (!variant->shared)
+			CHILD_CHECK(filled_until(self->mem.addr, self->mem.len, 1, 0) == -1);
+		memset(self->mem.addr, 'c', self->mem.len);
+		tell(self->socks[1]);
+		hear(self->socks[1]);
+		_exit(0);
+	}
+	fill(self->mem.addr, self->mem.len, 2);
+	EXPECT_FILLED(self->map, self->mem.len, 2);
+	fill(self->map, self->mem.len, 3);
+	EXPECT_FILLED(self->mem.addr, self->mem.len, 3);
+	tell(self->socks[0]);
+	hear(self->socks[0]);
+	if (!variant->shared)
+		EXPECT_FILLED(self->map, self->mem.len, 3);
+	fill(self->mem.addr, self->mem.len, 4);
+	EXPECT_FILLED(self->map, self->mem.len, 4);
+	tell(self->socks[0]);
+	EXPECT_EQ(0, reap(pid));
+}
+
+/* The child's copy is no part of the buffer, also after the parent is gone. */
+TEST_F(life, child_has_a_copy)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		memset(self->map, 'b', self->mem.len);
+		if (variant->shared)
+			CHILD_CHECK(self->mem.addr[0] == 'b');
+		else
+			CHILD_CHECK(filled_until(self->mem.addr, self->mem.len, 1, 0) == -1);
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ('b', self->mem.addr[0]);
+	EXPECT_EQ('b', self->mem.addr[self->mem.len - 1]);
+}
+
+/* A buffer made by the child does not disturb the parent's. */
+TEST_F(life, child_makes_its_own)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		int buf = _create_one(self->dev, 0, self->mem.addr, self->mem.len);
+		char *map = _map_buf(buf, self->mem.len, PROT_READ | PROT_WRITE, 0);
+
+		CHILD_CHECK(map != MAP_FAILED);
+		CHILD_CHECK(filled_until(map, self->mem.len, 1, 0) == -1);
+		memset(self->mem.addr, 'c', self->mem.len);
+		CHILD_CHECK(map[self->mem.len - 1] == 'c');
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+	if (!variant->shared)
+		EXPECT_FILLED(self->map, self->mem.len, 1);
+	fill(self->mem.addr, self->mem.len, 2);
+	EXPECT_FILLED(self->map, self->mem.len, 2);
+}
+
+TEST_F(life, buffer_outlives_munmap)
+{
+	ASSERT_EQ(0, munmap(self->mem.addr, self->mem.len));
+	EXPECT_FILLED(self->map, self->mem.len, 1);
+	fill(self->map, self->mem.len, 2);
+	EXPECT_FILLED(self->map, self->mem.len, 2);
+}
+
+/* The owner gets other pages from then on; the buffer keeps its own. */
+TEST_F(life, madv_dontneed_parts_them)
+{
+	ASSERT_EQ(0, madvise(self->mem.addr, self->mem.len, MADV_DONTNEED));
+	if (!variant->shared)
+		EXPECT_EQ(0, self->mem.addr[0]);
+	EXPECT_FILLED(self->map, self->mem.len, 1);
+	memset(self->mem.addr, 'o', self->mem.len);
+	EXPECT_EQ(variant->shared, self->map[0] == 'o');
+}
+
+TEST_F(life, remapped_memory_is_another)
+{
+	char *again = mmap(self->mem.addr, self->mem.len, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	ASSERT_EQ((void *)self->mem.addr, (void *)again);
+	memset(again, 'x', self->mem.len);
+	EXPECT_FILLED(self->map, self->mem.len, 1);
+}
+
+TEST_F(life, protection_changes_do_not_matter)
+{
+	ASSERT_EQ(0, mprotect(self->mem.addr, self->mem.len, PROT_READ));
+	fill(self->map, self->mem.len, 2);
+	EXPECT_FILLED(self->mem.addr, self->mem.len, 2);
+	ASSERT_EQ(0, mprotect(self->mem.addr, self->mem.len, PROT_READ | PROT_WRITE));
+	fill(self->mem.addr, self->mem.len, 3);
+	EXPECT_FILLED(self->map, self->mem.len, 3);
+}
+
+/* Pinned pages stay where they are, whatever reclaim and migration want. */
+TEST_F(life, reclaim_leaves_the_pages)
+{
+	madvise(self->mem.addr, self->mem.len, MADV_PAGEOUT);
+	write_text("/proc/sys/vm/compact_memory", "1");
+	fill(self->mem.addr, self->mem.len, 2);
+	EXPECT_FILLED(self->map, self->mem.len, 2);
+}
+
+/* Processes that end while their buffer lives */
+
+FIXTURE(owners) {
+	struct session session;
+	int dev;
+	size_t len;
+	int socks[2];
+};
+
+FIXTURE_SETUP(owners)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->len = 32 * page_size();
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->socks));
+}
+
+FIXTURE_TEARDOWN(owners)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* Make a buffer of stamped memory and send it to the parent. */
+static int make_and_send(int dev, int sock, size_t len, __u32 flags)
+{
+	char *mem = anon_small(len);
+	int buf;
+
+	fill(mem, len, 1);
+	buf = _create_one(dev, flags, mem, len);
+	CHILD_CHECK(buf >= 0);
+	CHILD_CHECK(!send_fd(sock, buf));
+	return buf;
+}
+
+TEST_F(owners, exit)
+{
+	pid_t pid = fork();
+	char *map;
+	int buf;
+
+	if (!pid) {
+		make_and_send(self->dev, self->socks[1], self->len, 0);
+		_exit(0);
+	}
+	buf = receive_fd(self->socks[0]);
+	ASSERT_EQ(0, reap(pid));
+	map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	EXPECT_FILLED(map, self->len, 1);
+	fill(map, self->len, 2);
+	EXPECT_FILLED(map, self->len, 2);
+}
+
+/* A process that is killed closes its buffers like any other. */
+TEST_F(owners, killed_without_close)
+{
+	pid_t pid = fork();
+	int buf;
+
+	if (!pid) {
+		make_and_send(self->dev, self->socks[1], self->len, 0);
+		pause();
+		_exit(0);
+	}
+	buf = receive_fd(self->socks[0]);
+	close(buf);
+	kill(pid, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, reap(pid));
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+static void exec_and_hold(int sock, int buf)
+{
+	char sock_text[16], buf_text[16];
+
+	snprintf(sock_text, sizeof(sock_text), "%d", sock);
+	snprintf(buf_text, sizeof(buf_text), "%d", buf);
+	execl("/proc/self/exe", "udmabuf_life", HOLD_ARGUMENT, sock_text, buf_text, NULL);
+	_exit(KSFT_FAIL);
+}
+
+/* What is left of a process after exec(): does it have the fd, until told to go? */
+static int hold(int sock, int buf)
+{
+	char have = fcntl(buf, F_GETFD) >= 0;
+	char byte;
+
+	if (write(sock, &have, 1) != 1 || read(sock, &byte, 1) != 1)
+		return KSFT_FAIL;
+	return 0;
+}
+
+TEST_F(owners, exec)
+{
+	__u32 flags;
+
+	for (flags = 0; flags <= UDMABUF_FLAGS_CLOEXEC; flags++) {
+		pid_t pid = fork();
+		char have = 2, *map;
+		int buf;
+
+		if (!pid)
+			exec_and_hold(self->socks[1], make_and_send(self->dev, self->socks[1],
+								    self->len, flags));
+		buf = receive_fd(self->socks[0]);
+		map = test_map_buf(buf, self->len, PROT_READ);
+		ASSERT_EQ(1, read(self->socks[0], &have, 1));
+		EXPECT_EQ(flags != UDMABUF_FLAGS_CLOEXEC, have);
+		EXPECT_FILLED(map, self->len, 1);
+		tell(self->socks[0]);
+		EXPECT_EQ(0, reap(pid));
+		EXPECT_FILLED(map, self->len, 1);
+	}
+}
+
+/* Guards an uncharge that uses the current process's mm: it has none. */
+TEST_F(owners, last_reference_dies_with_another_process)
+{
+	pid_t pid = fork();
+	int buf;
+
+	if (!pid) {
+		close(self->socks[0]);
+		buf = receive_fd(self->socks[1]);
+		CHILD_CHECK(buf >= 0);
+		CHILD_CHECK(_map_buf(buf, self->len, PROT_READ, 0) != MAP_FAILED);
+		tell(self->socks[1]);
+		hear(self->socks[1]);
+		_exit(0);
+	}
+	buf = test_create_one(self->dev, 0, anon_small(self->len), self->len);
+	ASSERT_EQ(0, send_fd(self->socks[0], buf));
+	hear(self->socks[0]);
+	close(buf);
+	tell(self->socks[0]);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* In flight in a socket that nobody reads: freed with the socket. */
+TEST_F(owners, fd_in_flight_is_freed_with_the_socket)
+{
+	int buf = test_create_one(self->dev, 0, anon_small(self->len), self->len);
+
+	ASSERT_EQ(0, send_fd(self->socks[0], buf));
+	close(buf);
+	close(self->socks[0]);
+	close(self->socks[1]);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* Reclaim */
+
+FIXTURE(reclaim) {
+	struct session session;
+	int dev;
+	size_t len;
+	char *mem;
+	char *control;
+	cpu_set_t cpus;
+};
+
+FIXTURE_SETUP(reclaim)
+{
+	cpu_set_t one;
+
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->len = 32 * page_size();
+	self->mem = anon_small(2 * self->len);
+	self->control = self->mem + self->len;
+	/* MADV_FREE leaves pages in a list of this CPU. */
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
+}
+
+FIXTURE_TEARDOWN(reclaim)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/*
+ * Guards the dirty mark at unpin (D2): a page given up with MADV_FREE is thrown
+ * away unless somebody wrote to it since. Somebody did, but only through the
+ * buffer, and no page table of the owner tells. The control pages prove that
+ * clean pages are in fact thrown away here.
+ */
+TEST_F(reclaim, store_through_the_buffer_survives_madv_free)
+{
+	int buf;
+	char *map;
+
+	fill(self->mem, 2 * self->len, 1);
+	buf = test_create_one(self->dev, 0, self->mem, self->len);
+	map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, madvise(self->mem, 2 * self->len, MADV_FREE));
+	fill(map, self->len, 2);
+	munmap(map, self->len);
+	close(buf);
+	EXPECT_NOTHING_KEPT(&self->session);
+	ASSERT_EQ(0, madvise(self->mem, 2 * self->len, MADV_PAGEOUT));
+	if (filled_until(self->control, self->len, 1, self->len) == -1)
+		SKIP(return, "the kernel did not reclaim the control pages");
+	EXPECT_FILLED(self->mem, self->len, 2);
+}
+
+/* While it is pinned, such a page is not thrown away either. */
+TEST_F(reclaim, pinned_page_survives_madv_free)
+{
+	int buf;
+	char *map;
+
+	fill(self->mem, 2 * self->len, 1);
+	buf = test_create_one(self->dev, 0, self->mem, self->len);
+	map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, madvise(self->mem, 2 * self->len, MADV_FREE));
+	ASSERT_EQ(0, madvise(self->mem, 2 * self->len, MADV_PAGEOUT));
+	EXPECT_FILLED(map, self->len, 1);
+	EXPECT_FILLED(self->mem, self->len, 1);
+	fill(self->mem, self->len, 2);
+	EXPECT_FILLED(map, self->len, 2);
+}
+
+/* The same through shared memory without swap: D2 as executed on mainline. */
+TEST_F(reclaim, store_through_the_buffer_survives_in_a_memfd_hole)
+{
+	char *file = map_memfd(self->len);
+	int buf = test_create_one(self->dev, 0, file, self->len);
+	char *map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+
+	fill(map, self->len, 2);
+	munmap(map, self->len);
+	close(buf);
+	EXPECT_NOTHING_KEPT(&self->session);
+	madvise(file, self->len, MADV_PAGEOUT);
+	EXPECT_FILLED(file, self->len, 2);
+}
+
+/* Calls that are killed, and pins without end */
+
+FIXTURE(killed) {
+	struct session session;
+	int dev;
+	int socks[2];
+};
+
+FIXTURE_SETUP(killed)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->socks));
+}
+
+FIXTURE_TEARDOWN(killed)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* A range whose second half blocks whoever touches it; NULL if there is none. */
+static char *blocking_range(size_t len)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	char *mem = anon_small(len);
+
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		return NULL;
+	memset(mem, 1, len / 2);
+	reg.range.start = to_u64(mem + len / 2);
+	reg.range.len = len / 2;
+	return ioctl(uffd, UFFDIO_REGISTER, &reg) ? NULL : mem;
+}
+
+/* Neither running nor dead. */
+static bool is_blocked(pid_t pid)
+{
+	char path[64], text[512];
+	const char *state;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (read_text(path, text, sizeof(text)) <= 0)
+		return false;
+	state = strrchr(text, ')');
+	return state && (state[2] == 'S' || state[2] == 'D');
+}
+
+/*
+ * Guards locks held while pinning (D7): a page fault of a userfaultfd range
+ * takes as long as its owner likes. Others go on, and the call can be killed.
+ */
+TEST_F(killed, create_that_waits_for_userfaultfd)
+{
+	size_t len = 16 * page_size();
+	pid_t pid = fork();
+	long long start;
+	char go;
+
+	if (!pid) {
+		char *mem = blocking_range(len);
+
+		go = mem ? 'y' : 'n';
+		if (write(self->socks[1], &go, 1) == 1 && mem)
+			_create_one(self->dev, 0, mem, len);
+		_exit(errno == EFAULT);
+	}
+	ASSERT_EQ(1, read(self->socks[0], &go, 1));
+	if (go != 'y') {
+		reap(pid);
+		SKIP(return, "no userfaultfd for us");
+	}
+	for (start = now_ms(); now_ms() < start + 2000 && !is_blocked(pid); )
+		sleep_ms(10);
+	sleep_ms(50);
+	if (kernel_before(6, 3) && !is_blocked(pid)) {
+		EXPECT_EQ(1, reap(pid));
+		SKIP(return, "long-term pins do not wait for userfaultfd before Linux 6.3");
+	}
+	EXPECT_TRUE(is_blocked(pid));
+	close(test_create_one(self->dev, 0, anon_small(len), len));
+
+	start = now_ms();
+	kill(pid, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, reap(pid));
+	EXPECT_GT(2000, now_ms() - start);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/*
+ * Guards the look at signals in each batch: memory that is present is pinned
+ * without a page fault, which is the only other place that looks. The buffer is
+ * so large that pinning it all takes many seconds.
+ */
+TEST_F(killed, large_create)
+{
+	size_t len = 16 << 20, times = 1024, i;
+	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
+	char *mem = anon_small(len);
+	long long start;
+	pid_t pid;
+
+	memset(mem, 1, len);
+	for (i = 0; i < times; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(mem), len };
+	pid = fork();
+	if (!pid) {
+		memset(mem, 2, len);
+		set_capability(CAP_IPC_LOCK, true);
+		tell(self->socks[1]);
+		_create(self->dev, 0, iovs, times);
+		_exit(1);
+	}
+	hear(self->socks[0]);
+	sleep_ms(30);
+	start = now_ms();
+	kill(pid, SIGKILL);
+	i = reap(pid);
+	if (i == 1)
+		SKIP(return, "the call ended before it was killed");
+	EXPECT_EQ(128 + SIGKILL, i);
+	EXPECT_GT(3000, now_ms() - start);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/*
+ * Guards D6: 2^21 pins of one page overflow its reference count, and the kernel
+ * warns shortly before. One page is mapped many times in a row, so that a range
+ * of it pins as fast as any. The refusal must not depend on the quota.
+ */
+TEST_F(killed, pins_of_one_page_are_bounded)
+{
+	size_t page = page_size(), npages = 4096, niov = 2 * (1 << 21) / npages, i;
+	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
+	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	char *area = mmap(NULL, npages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	set_capability(CAP_IPC_LOCK, true);
+	if (!has_capability(CAP_IPC_LOCK))
+		SKIP(return, "needs CAP_IPC_LOCK");
+	ASSERT_EQ(0, ftruncate(fd, page));
+	for (i = 0; i < npages; i++)
+		ASSERT_NE(MAP_FAILED, mmap(area + i * page, page, PROT_READ | PROT_WRITE,
+					   MAP_SHARED | MAP_FIXED, fd, 0));
+	for (i = 0; i < niov; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(area), npages * page };
+	test_err_create(ENOMEM, self->dev, 0, iovs, niov);
+	EXPECT_EQ(0, fault_signal(area, true));
+}
+
+/* The same in many calls, each of which is modest. */
+TEST_F(killed, pins_of_one_page_are_bounded_over_all_buffers)
+{
+	size_t page = page_size(), npages = 4096, niov = 32, i;
+	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
+	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	char *area = mmap(NULL, npages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int buf = -1;
+
+	set_capability(CAP_IPC_LOCK, true);
+	if (!has_capability(CAP_IPC_LOCK))
+		SKIP(return, "needs CAP_IPC_LOCK");
+	ASSERT_EQ(0, ftruncate(fd, page));
+	for (i = 0; i < npages; i++)
+		ASSERT_NE(MAP_FAILED, mmap(area + i * page, page, PROT_READ | PROT_WRITE,
+					   MAP_SHARED | MAP_FIXED, fd, 0));
+	for (i = 0; i < niov; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(area), npages * page };
+	for (i = 0; i < 17; i++) {
+		buf = _create(self->dev, 0, iovs, niov);
+		if (buf < 0)
+			break;
+	}
+	EXPECT_EQ(-1, buf);
+	EXPECT_EQ(ENOMEM, errno);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 4 && !strcmp(argv[1], HOLD_ARGUMENT))
+		return hold(atoi(argv[2]), atoi(argv[3]));
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mapping a buffer into a process: the right page at each address, no more page
+ * tables than were touched, nothing beyond the buffer, and no way to get at the
+ * pages themselves through the mapping.
+ */
+#include "udmabuf_test.h"
+
+#define NPAGES	64
+
+FIXTURE(mapping) {
+	struct session session;
+	int dev;
+	char *mem;
+	size_t len;
+	int buf;
+};
+
+FIXTURE_VARIANT(mapping) {
+	enum mem_kind kind;
+	bool scattered;
+};
+
+FIXTURE_VARIANT_ADD(mapping, anon) { .kind = MEM_ANON };
+FIXTURE_VARIANT_ADD(mapping, anon_scattered) { .kind = MEM_ANON, .scattered = true };
+FIXTURE_VARIANT_ADD(mapping, thp) { .kind = MEM_THP };
+FIXTURE_VARIANT_ADD(mapping, thp_scattered) { .kind = MEM_THP, .scattered = true };
+FIXTURE_VARIANT_ADD(mapping, memfd) { .kind = MEM_MEMFD };
+FIXTURE_VARIANT_ADD(mapping, hugetlb) { .kind = MEM_HUGETLB };
+
+/* Buffer page i is page (i ^ 1) of the memory if it is scattered, else page i. */
+static char *source(const struct _test_data_mapping *self, bool scattered, size_t page)
+{
+	return self->mem + (page ^ scattered) * page_size();
+}
+
+FIXTURE_SETUP(mapping)
+{
+	struct udmabuf_iovec iovs[NPAGES];
+	size_t i, whole = mem_len(variant->kind);
+	struct mem mem;
+
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->len = NPAGES * page_size();
+	mem = mem_get(variant->kind, whole > self->len ? whole : self->len);
+	if (mem.why_not)
+		SKIP(return, "%s", mem.why_not);
+	self->mem = mem.addr;
+	for (i = 0; i < NPAGES; i++) {
+		iovs[i].base = to_u64(source(self, variant->scattered, i));
+		iovs[i].len = page_size();
+		fill(source(self, variant->scattered, i), page_size(), i);
+	}
+	self->buf = test_create(self->dev, 0, iovs, NPAGES);
+}
+
+FIXTURE_TEARDOWN(mapping)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* Is what is mapped at @map page @first of the buffer and those after it? */
+#define EXPECT_PAGES(map, first, npages)				\
+	do {								\
+		size_t __i;						\
+		for (__i = 0; __i < (npages); __i++)			\
+			EXPECT_EQ(-1, filled_until((map) + __i * page_size(), \
+						   page_size(), (first) + __i, 0)) \
+				TH_LOG("page %zu of the buffer", (first) + __i); \
+	} while (0)
+
+TEST_F(mapping, every_page_in_its_place)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+
+	EXPECT_PAGES(map, 0, NPAGES);
+}
+
+/* Guards fault-around: the page that was touched is not the first of its run. */
+TEST_F(mapping, every_page_in_its_place_backwards)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	int i;
+
+	for (i = NPAGES - 1; i >= 0; i--)
+		EXPECT_PAGES(map + i * page_size(), i, 1);
+}
+
+TEST_F(mapping, owner_and_two_mappings_see_each_other)
+{
+	char *one = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	char *two = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	size_t i, page = page_size();
+
+	for (i = 0; i < NPAGES; i++) {
+		char *own = source(self, variant->scattered, i);
+
+		own[1] = 'o';
+		EXPECT_EQ('o', one[i * page + 1]);
+		EXPECT_EQ('o', two[i * page + 1]);
+		one[i * page + 2] = '1';
+		EXPECT_EQ('1', own[2]);
+		EXPECT_EQ('1', two[i * page + 2]);
+		two[i * page + 3] = '2';
+		EXPECT_EQ('2', own[3]);
+		EXPECT_EQ('2', one[i * page + 3]);
+	}
+}
+
+TEST_F(mapping, offset_selects_the_page)
+{
+	size_t i;
+
+	for (i = 0; i < NPAGES; i += 5) {
+		char *map = _map_buf(self->buf, page_size(), PROT_READ, i * page_size());
+
+		ASSERT_NE(MAP_FAILED, (void *)map);
+		EXPECT_PAGES(map, i, 1);
+	}
+}
+
+/* Guards faults that forget where a piece of a mapping starts in the buffer. */
+TEST_F(mapping, pieces_of_a_mapping_keep_their_pages)
+{
+	char *map = _map_buf(self->buf, 40 * page_size(), PROT_READ, 8 * page_size());
+
+	ASSERT_NE(MAP_FAILED, (void *)map);
+	ASSERT_EQ(0, munmap(map + 10 * page_size(), 3 * page_size()));
+	EXPECT_PAGES(map + 13 * page_size(), 21, 27);
+	EXPECT_PAGES(map, 8, 10);
+}
+
+TEST_F(mapping, moved_mapping_keeps_its_pages)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	char *moved;
+
+	EXPECT_PAGES(map, 0, 1);
+	moved = mremap(map, self->len, self->len / 2, 0);
+	ASSERT_EQ((void *)map, (void *)moved);
+	moved = mremap(map + page_size(), page_size() * 4, page_size() * 4,
+		       MREMAP_MAYMOVE | MREMAP_FIXED,
+		       mmap(NULL, page_size() * 4, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_NE(MAP_FAILED, (void *)moved);
+	EXPECT_PAGES(moved, 1, 4);
+}
+
+TEST_F(mapping, private_mapping_is_refused)
+{
+	EXPECT_ERRNO(EINVAL, (long)mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+					self->buf, 0));
+	EXPECT_ERRNO(EINVAL, (long)mmap(NULL, self->len, PROT_READ, MAP_PRIVATE, self->buf, 0));
+}
+
+TEST_F(mapping, beyond_the_end_is_refused)
+{
+	size_t page = page_size();
+
+	test_err_map_buf(EINVAL, self->buf, self->len + page, PROT_READ, 0);
+	test_err_map_buf(EINVAL, self->buf, self->len, PROT_READ, page);
+	test_err_map_buf(EINVAL, self->buf, page, PROT_READ, self->len);
+	test_err_map_buf(EINVAL, self->buf, page, PROT_READ, self->len + page);
+}
+
+TEST_F(mapping, growing_is_refused)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+
+	EXPECT_EQ(MAP_FAILED, mremap(map, self->len, self->len + page_size(), MREMAP_MAYMOVE));
+	EXPECT_EQ(MAP_FAILED, mremap(map, page_size(), 2 * page_size(), MREMAP_MAYMOVE));
+	EXPECT_EQ(MAP_FAILED, mremap(map, 0, self->len, MREMAP_MAYMOVE));
+}
+
+TEST_F(mapping, outlives_the_fd)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+
+	close(self->buf);
+	EXPECT_PAGES(map, 0, NPAGES);
+	map[0] = 'x';
+	EXPECT_EQ('x', *source(self, variant->scattered, 0));
+}
+
+TEST_F(mapping, child_has_it_too)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	pid_t pid;
+
+	map[0] = 'p';
+	pid = fork();
+	if (!pid) {
+		CHILD_CHECK(map[0] == 'p');
+		map[1] = 'c';
+		map[self->len - 1] = 'c';
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ('c', map[1]);
+	EXPECT_EQ('c', map[self->len - 1]);
+	EXPECT_EQ('c', source(self, variant->scattered, 0)[1]);
+}
+
+/* Guards VM_PFNMAP: no reference to a page may be had through the mapping. */
+TEST_F(mapping, pages_cannot_be_taken_through_it)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	char byte;
+	struct iovec local = { &byte, 1 };
+	struct iovec remote = { map, 1 };
+	struct iovec page = { map, page_size() };
+	int pipes[2];
+
+	map[0] = 'x';
+	ASSERT_EQ(0, pipe(pipes));
+	EXPECT_ERRNO(EFAULT, process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
+	EXPECT_ERRNO(EFAULT, process_vm_writev(getpid(), &local, 1, &remote, 1, 0));
+	EXPECT_ERRNO(EFAULT, vmsplice(pipes[1], &page, 1, 0));
+	test_err_create_one(EFAULT, self->dev, 0, map, page_size());
+}
+
+/* Ordinary system calls copy to and from it like any memory. */
+TEST_F(mapping, read_and_write_work_on_it)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(5, write(pipes[1], "hello", 5));
+	ASSERT_EQ(5, read(pipes[0], map + page_size() - 2, 5));
+	EXPECT_EQ(0, memcmp(map + page_size() - 2, "hello", 5));
+	EXPECT_EQ('l', *source(self, variant->scattered, 1));
+}
+
+/* Mappings of buffers that are large or hurt */
+
+FIXTURE(faults) {
+	struct session session;
+	int dev;
+};
+
+FIXTURE_SETUP(faults)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+}
+
+FIXTURE_TEARDOWN(faults)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* A buffer of @times the same memory: large, but not in memory. */
+static int create_repeated(int dev, char *mem, size_t len, size_t times)
+{
+	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
+	size_t i;
+	int buf;
+
+	for (i = 0; i < times; i++) {
+		iovs[i].base = to_u64(mem);
+		iovs[i].len = len;
+	}
+	buf = _create(dev, 0, iovs, times);
+	free(iovs);
+	return buf;
+}
+
+/*
+ * Guards D8: mainline's first fault fills the page tables of the whole mapping.
+ * A touch may fill at most one page table.
+ */
+TEST_F(faults, touching_a_page_does_not_populate_the_mapping)
+{
+	size_t len = 1 << 20, times = 128;
+	struct mem mem = mem_get(MEM_THP, 2 * thp_size());
+	int buf;
+	char *map;
+	long before;
+
+	/* One run of a whole huge page is the worst there is. */
+	if (mem.why_not)
+		mem = mem_get(MEM_ANON, len);
+	buf = create_repeated(self->dev, mem.addr, len, times);
+	ASSERT_LE(0, buf);
+	map = test_map_buf(buf, len * times, PROT_READ);
+	before = text_number("/proc/self/status", "VmPTE:");
+	EXPECT_EQ(0, fault_signal(map + len * times / 2, false));
+	EXPECT_GE(3 * (long)page_size() / 1024,
+		  text_number("/proc/self/status", "VmPTE:") - before);
+}
+
+/* Neighbours of a short mapping's run are not in it: guards fault-around. */
+TEST_F(faults, fault_stays_within_the_mapping)
+{
+	size_t page = page_size();
+	struct mem mem = mem_get(MEM_THP, 2 * thp_size());
+	char *map, *around;
+	int buf;
+
+	if (mem.why_not)
+		mem = mem_get(MEM_ANON, 64 * page);
+	buf = test_create_one(self->dev, 0, mem.addr, 64 * page);
+	around = mmap(NULL, 9 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	map = mmap(around + 4 * page, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		   buf, 4 * page);
+	ASSERT_NE(MAP_FAILED, (void *)map);
+	fill(mem.addr, 64 * page, 1);
+	EXPECT_EQ(-1, filled_until(map, page, 1, 4 * page));
+	EXPECT_EQ(0, around[3 * page]);
+	EXPECT_EQ(0, around[5 * page]);
+	EXPECT_EQ(0, fault_signal(map, true));
+	EXPECT_EQ(0, fault_signal(around + 5 * page, true));
+	EXPECT_EQ(1, mem.addr[4 * page]);
+	EXPECT_EQ(-1, filled_until(mem.addr + 5 * page, page, 1, 5 * page));
+}
+
+/* Guards D12: mainline maps it. */
+TEST_F(faults, poisoned_page_is_sigbus)
+{
+	size_t page = page_size(), len = 32 * page;
+	char *mem = mem_get(MEM_ANON, len).addr;
+	int buf = test_create_one(self->dev, 0, mem, len);
+	char *map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
+
+	fill(mem, len, 1);
+	if (poison(mem + 5 * page))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, false));
+	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, true));
+	EXPECT_EQ(-1, filled_until(map, 5 * page, 1, 0));
+	EXPECT_EQ(-1, filled_until(map + 6 * page, len - 6 * page, 1, 6 * page));
+	munmap(mem, len);
+}
+
+/* Guards fault-around: a run with a poisoned page in its middle. */
+TEST_F(faults, poisoned_page_of_a_large_folio_is_sigbus)
+{
+	struct mem mem = mem_get(MEM_THP, 2 * thp_size());
+	size_t page = page_size();
+	char *map;
+	int buf;
+
+	if (mem.why_not)
+		SKIP(return, "%s", mem.why_not);
+	buf = test_create_one(self->dev, 0, mem.addr, mem.len);
+	map = test_map_buf(buf, mem.len, PROT_READ | PROT_WRITE);
+	if (poison(mem.addr + 5 * page))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	EXPECT_EQ(0, fault_signal(map + 4 * page, false));
+	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, false));
+	EXPECT_EQ(0, fault_signal(map + 6 * page, false));
+	munmap(mem.addr, mem.len);
+}
+
+TEST_F(faults, poisoned_hugetlb_page_is_sigbus)
+{
+	struct mem mem = mem_get(MEM_HUGETLB, mem_len(MEM_HUGETLB));
+	char *map;
+	int buf;
+
+	if (mem.why_not)
+		SKIP(return, "%s", mem.why_not);
+	buf = test_create_one(self->dev, 0, mem.addr, mem.len);
+	map = test_map_buf(buf, mem.len, PROT_READ | PROT_WRITE);
+	if (poison(mem.addr))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	EXPECT_EQ(SIGBUS, fault_signal(map, false));
+	EXPECT_EQ(0, fault_signal(map + mem.len / 2, false));
+	munmap(mem.addr, mem.len);
+}
+
+/* The file may shrink under the buffer: its pages stay, with what they hold. */
+TEST_F(faults, truncated_memfd_stays_in_the_buffer)
+{
+	size_t len = 8 * page_size();
+	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	char *mem, *map;
+	int buf;
+
+	ASSERT_EQ(0, ftruncate(fd, len));
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	fill(mem, len, 1);
+	buf = test_create_one(self->dev, 0, mem, len);
+	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, ftruncate(fd, 0));
+	EXPECT_EQ(SIGBUS, fault_signal(mem, false));
+	EXPECT_FILLED(map, len, 1);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,1109 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the udmabuf tests share.
+ *
+ * Each ioctl comes in three forms: _x() returns what the system call returned,
+ * test_x() asserts that it works, test_err_x(errno, ...) expects that errno.
+ *
+ * A session is one test's view of the driver. session_open() gives up
+ * CAP_IPC_LOCK, so that every buffer of the test is charged, and takes down the
+ * kernel's counters; session_close() drops every buffer and says which counter
+ * did not come back. Each fixture has one, so each test proves that it left
+ * nothing pinned or charged.
+ */
+#ifndef _UDMABUF_TEST_H
+#define _UDMABUF_TEST_H
+
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <linux/dma-buf.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <signal.h>
+#include <setjmp.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+#include "kselftest_harness.h"
+#include "linux/udmabuf.h"
+#include "test_modules/udmabuf_importer.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+#define NOBODY_UID	1000
+#define OTHER_UID	1001
+#define SESSION_MEMLOCK	(512UL << 20)	/* enough for every test */
+#define SETTLE_MS	2500
+#define QUOTA_PROBE	8		/* pages */
+
+#define EXPECT_ERRNO(err, call)						\
+	({								\
+		errno = 0;						\
+		EXPECT_EQ(-1, (long)(call));				\
+		EXPECT_EQ(err, errno) TH_LOG("%s", strerror(errno));	\
+	})
+
+/*
+ * Small things
+ */
+
+static inline size_t page_size(void)
+{
+	return getpagesize();
+}
+
+static inline __u64 to_u64(const volatile void *ptr)
+{
+	return (uintptr_t)ptr;
+}
+
+static inline long long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+static inline void sleep_ms(unsigned int ms)
+{
+	struct timespec ts = { ms / 1000, ms % 1000 * 1000000L };
+
+	nanosleep(&ts, NULL);
+}
+
+/* The first @size - 1 bytes of a small file; -1 if there is none. */
+static inline ssize_t read_text(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t done = 0;
+	ssize_t n = 0;
+
+	if (fd < 0)
+		return -1;
+	while (done < size - 1 && (n = read(fd, buf + done, size - 1 - done)) > 0)
+		done += n;
+	close(fd);
+	buf[done] = '\0';
+	return n < 0 ? -1 : (ssize_t)done;
+}
+
+static inline int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -1;
+	ret = write(fd, text, strlen(text)) < 0 ? -1 : 0;
+	close(fd);
+	return ret;
+}
+
+static inline int write_number(const char *path, unsigned long number)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%lu", number);
+	return write_text(path, text);
+}
+
+/* The number after "@key" at the start of a line of @path; -1 if none. */
+static inline long text_number(const char *path, const char *key)
+{
+	static char text[65536];
+	char *line;
+
+	if (read_text(path, text, sizeof(text)) < 0)
+		return -1;
+	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (!strncmp(line, key, strlen(key)))
+			return strtol(line + strlen(key), NULL, 10);
+	return -1;
+}
+
+static inline bool kernel_before(int major, int minor)
+{
+	struct utsname name;
+	int have_major, have_minor;
+
+	uname(&name);
+	if (sscanf(name.release, "%d.%d", &have_major, &have_minor) != 2)
+		return false;
+	return have_major < major || (have_major == major && have_minor < minor);
+}
+
+static inline bool swiotlb_forced(void)
+{
+	char cmdline[4096];
+
+	return read_text("/proc/cmdline", cmdline, sizeof(cmdline)) > 0 &&
+	       strstr(cmdline, "swiotlb=force");
+}
+
+/* Run a program of the system, quietly; true if it succeeded. */
+static inline bool run_quietly(char *const argv[])
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 1);
+		dup2(null, 2);
+		execvp(argv[0], argv);
+		_exit(127);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
+}
+
+/*
+ * Privileges. By system call, because libc would change all threads.
+ */
+
+static inline void set_capability(int cap, bool on)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(__NR_capget, &header, data))
+		return;
+	if (on)
+		data[cap / 32].effective |= data[cap / 32].permitted & (1U << (cap % 32));
+	else
+		data[cap / 32].effective &= ~(1U << (cap % 32));
+	syscall(__NR_capset, &header, data);
+}
+
+static inline bool has_capability(int cap)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(__NR_capget, &header, data))
+		return false;
+	return data[cap / 32].effective & (1U << (cap % 32));
+}
+
+static inline int set_memlock(size_t bytes)
+{
+	struct rlimit limit = { bytes, bytes };
+	struct rlimit old;
+
+	if (!getrlimit(RLIMIT_MEMLOCK, &old) && old.rlim_max > bytes)
+		limit.rlim_max = old.rlim_max;
+	return setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+/* Become an ordinary user with a locked-memory limit of @npages. */
+static inline void become(uid_t uid, size_t npages)
+{
+	struct rlimit limit = { npages * page_size(), npages * page_size() };
+
+	setrlimit(RLIMIT_MEMLOCK, &limit);
+	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+		_exit(KSFT_FAIL);
+}
+
+/*
+ * The ioctls of the driver
+ */
+
+static inline int _create(int dev, __u32 flags, const struct udmabuf_iovec *iovs, __u32 niov)
+{
+	struct udmabuf_create *arg;
+	int fd, err;
+
+	arg = calloc(1, sizeof(*arg) + niov * sizeof(*iovs));
+	if (!arg)
+		return -1;
+	arg->flags = flags;
+	arg->niov = niov;
+	memcpy(arg->iovs, iovs, niov * sizeof(*iovs));
+	fd = ioctl(dev, UDMABUF_CREATE, arg);
+	err = errno;
+	free(arg);
+	errno = err;
+	return fd;
+}
+
+#define test_create(dev, flags, iovs, niov)				\
+	({								\
+		int __fd = _create(dev, flags, iovs, niov);		\
+		ASSERT_LE(0, __fd) TH_LOG("create: %s", strerror(errno)); \
+		__fd;							\
+	})
+#define test_err_create(err, dev, flags, iovs, niov)			\
+	EXPECT_ERRNO(err, _create(dev, flags, iovs, niov))
+
+static inline int _create_one(int dev, __u32 flags, const volatile void *addr, size_t len)
+{
+	struct udmabuf_iovec iov = { .base = to_u64(addr), .len = len };
+
+	return _create(dev, flags, &iov, 1);
+}
+
+#define test_create_one(dev, flags, addr, len)				\
+	({								\
+		int __fd = _create_one(dev, flags, addr, len);		\
+		ASSERT_LE(0, __fd) TH_LOG("create: %s", strerror(errno)); \
+		__fd;							\
+	})
+#define test_err_create_one(err, dev, flags, addr, len)			\
+	EXPECT_ERRNO(err, _create_one(dev, flags, addr, len))
+
+static inline int _sync_cpu(int buf, __u64 flags)
+{
+	struct dma_buf_sync arg = { .flags = flags };
+
+	return ioctl(buf, DMA_BUF_IOCTL_SYNC, &arg);
+}
+
+#define test_sync_cpu(buf, flags)	ASSERT_EQ(0, _sync_cpu(buf, flags))
+#define test_err_sync_cpu(err, buf, flags) EXPECT_ERRNO(err, _sync_cpu(buf, flags))
+
+#define SYNC_START(how)	(DMA_BUF_SYNC_START | DMA_BUF_SYNC_##how)
+#define SYNC_END(how)	(DMA_BUF_SYNC_END | DMA_BUF_SYNC_##how)
+
+static inline void *_map_buf(int buf, size_t len, int prot, off_t offset)
+{
+	return mmap(NULL, len, prot, MAP_SHARED, buf, offset);
+}
+
+#define test_map_buf(buf, len, prot)					\
+	({								\
+		void *__map = _map_buf(buf, len, prot, 0);		\
+		ASSERT_NE(MAP_FAILED, __map) TH_LOG("mmap: %s", strerror(errno)); \
+		__map;							\
+	})
+#define test_err_map_buf(err, buf, len, prot, offset)			\
+	EXPECT_ERRNO(err, (long)_map_buf(buf, len, prot, offset))
+
+/* Why this machine cannot run the tests, or NULL and the open device. */
+static inline const char *device_open(int *dev)
+{
+	static char reason[128];
+
+	*dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+	if (*dev < 0) {
+		snprintf(reason, sizeof(reason), "cannot open /dev/udmabuf: %s", strerror(errno));
+		return reason;
+	}
+	if (ioctl(*dev, UDMABUF_CREATE, NULL) == -1 && errno == ENOTTY) {
+		close(*dev);
+		return "this /dev/udmabuf has no UDMABUF_CREATE: mainline's driver";
+	}
+	return NULL;
+}
+
+/* Where the driver's module parameters are, whatever its module is called. */
+static inline const char *parameter_path(const char *name)
+{
+	static const char * const modules[] = { "udmabuf_ext", "udmabuf" };
+	static char path[128];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(modules); i++) {
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", modules[i], name);
+		if (!access(path, F_OK))
+			return path;
+	}
+	return path;
+}
+
+/*
+ * Counters that must balance
+ */
+
+struct ledger {
+	long pinned;		/* pages pinned now, in the whole system */
+	long vmpin;		/* this process's pinned memory, KiB */
+	bool whole_quota;	/* our user has nothing charged */
+};
+
+static inline long pinned_pages(void)
+{
+	char byte;
+	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY);
+
+	/* Each CPU has a part of the counters; reading this adds them up. */
+	if (fd >= 0) {
+		if (read(fd, &byte, 1) < 0)
+			sleep_ms(0);
+		close(fd);
+	}
+	return text_number("/proc/vmstat", "nr_foll_pin_acquired ") -
+	       text_number("/proc/vmstat", "nr_foll_pin_released ");
+}
+
+static inline long vmpin_kib(void)
+{
+	return text_number("/proc/self/status", "VmPin:");
+}
+
+/* Can exactly @npages be charged, one page more not? */
+static inline bool quota_left_is(int dev, size_t npages)
+{
+	struct udmabuf_iovec *iovs = calloc(npages + 1, sizeof(*iovs));
+	char *page = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fits, more;
+	size_t i;
+
+	for (i = 0; i <= npages; i++) {
+		iovs[i].base = to_u64(page);
+		iovs[i].len = page_size();
+	}
+	more = _create(dev, 0, iovs, npages + 1);
+	if (more >= 0)
+		close(more);
+	fits = npages ? _create(dev, 0, iovs, npages) : 0;
+	if (npages && fits >= 0)
+		close(fits);
+	munmap(page, page_size());
+	free(iovs);
+	return fits >= 0 && more < 0;
+}
+
+static inline bool whole_quota_left(int dev)
+{
+	struct rlimit old;
+	struct rlimit probe;
+	bool ret;
+
+	getrlimit(RLIMIT_MEMLOCK, &old);
+	probe = old;
+	probe.rlim_cur = QUOTA_PROBE * page_size();
+	if (setrlimit(RLIMIT_MEMLOCK, &probe))
+		return false;
+	ret = quota_left_is(dev, QUOTA_PROBE);
+	setrlimit(RLIMIT_MEMLOCK, &old);
+	return ret;
+}
+
+static inline void ledger_read(struct ledger *ledger, int dev)
+{
+	ledger->whole_quota = whole_quota_left(dev);
+	ledger->vmpin = vmpin_kib();
+	ledger->pinned = pinned_pages();
+}
+
+/* "" or what is not as it was. The last fput() of a buffer may come late. */
+static inline const char *ledger_difference(const struct ledger *before, int dev)
+{
+	static char text[160];
+	long long deadline = now_ms() + SETTLE_MS;
+	struct ledger now;
+
+	for (;;) {
+		ledger_read(&now, dev);
+		if (now.pinned == before->pinned && now.vmpin == before->vmpin &&
+		    now.whole_quota == before->whole_quota)
+			return "";
+		if (now_ms() > deadline)
+			break;
+		sleep_ms(20);
+	}
+	snprintf(text, sizeof(text), "pinned pages %ld -> %ld, VmPin %ld -> %ld KiB, quota %s",
+		 before->pinned, now.pinned, before->vmpin, now.vmpin,
+		 now.whole_quota ? "whole" : "not whole");
+	return text;
+}
+
+/*
+ * Memory failures
+ */
+
+/* The page frame behind @addr of this process; 0 if unknown. */
+static inline __u64 page_frame(const volatile void *addr)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	__u64 entry = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, 8, to_u64(addr) / page_size() * 8) != 8)
+		entry = 0;
+	close(fd);
+	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+}
+
+/*
+ * Page frames to be repaired at the end of the test: older kernels give a huge
+ * page with a failed part to the next who asks for one.
+ */
+static struct {
+	__u64 frames[4];
+	size_t count;
+} poisoned;
+
+static inline void unpoison_all(void)
+{
+	while (poisoned.count)
+		write_number("/sys/kernel/debug/hwpoison/unpoison-pfn",
+			     poisoned.frames[--poisoned.count]);
+}
+
+static inline void ignore_handler(int sig)
+{
+}
+
+/*
+ * Let a page of ours fail. The kernel may tell us so by a signal, and say that
+ * it cannot get rid of the page; it is poisoned all the same.
+ */
+static inline int poison(char *page)
+{
+	struct sigaction action = { .sa_handler = ignore_handler };
+	int ret;
+
+	sigaction(SIGBUS, &action, NULL);
+	if (poisoned.count < ARRAY_SIZE(poisoned.frames))
+		poisoned.frames[poisoned.count++] = page_frame(page);
+	ret = madvise(page, page_size(), MADV_HWPOISON);
+	signal(SIGBUS, SIG_DFL);
+	return ret && (errno == EBUSY || errno == EHWPOISON) ? 0 : ret;
+}
+
+/*
+ * Sessions
+ */
+
+struct session {
+	int dev;
+	struct ledger before;
+};
+
+/* NULL, or why the test is to be skipped. */
+static inline const char *session_open(struct session *session)
+{
+	const char *why_not = device_open(&session->dev);
+
+	if (why_not)
+		return why_not;
+	set_memlock(SESSION_MEMLOCK);
+	set_capability(CAP_IPC_LOCK, false);
+	ledger_read(&session->before, session->dev);
+	return NULL;
+}
+
+/* Unmap every mapping of a dma-buf. */
+static inline void unmap_buffers(void)
+{
+	static char text[262144];
+	unsigned long first, end;
+	char *line;
+
+	if (read_text("/proc/self/maps", text, sizeof(text)) < 0)
+		return;
+	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (strstr(line, "/dmabuf:") && sscanf(line, "%lx-%lx", &first, &end) == 2)
+			munmap((void *)first, end - first);
+}
+
+/* "", or what the test left behind after everything of it was closed. */
+static inline const char *session_close(struct session *session)
+{
+	const char *difference = "";
+
+	unmap_buffers();
+	syscall(__NR_close_range, 3, ~0U, 0);
+	unpoison_all();
+	set_capability(CAP_IPC_LOCK, false);
+	set_memlock(SESSION_MEMLOCK);
+	if (!device_open(&session->dev)) {
+		difference = ledger_difference(&session->before, session->dev);
+		close(session->dev);
+	}
+	return difference;
+}
+
+#define SESSION_OPEN(session)						\
+	do {								\
+		const char *__why_not = session_open(session);		\
+		if (__why_not)						\
+			SKIP(return, "%s", __why_not);			\
+	} while (0)
+#define SESSION_CLOSE(session)	EXPECT_STREQ("", session_close(session))
+
+/* What holds in the middle of a test: nothing was kept by what just failed. */
+#define EXPECT_NOTHING_KEPT(session)					\
+	EXPECT_STREQ("", ledger_difference(&(session)->before, (session)->dev))
+
+/*
+ * Memory of every kind
+ */
+
+enum mem_kind {
+	MEM_ANON,
+	MEM_MTHP,
+	MEM_THP,
+	MEM_HUGETLB,
+	MEM_SHARED_ANON,
+	MEM_MEMFD,
+	MEM_TMPFS,
+	MEM_SYSV,
+	MEM_COW_FILE,
+	MEM_KINDS,
+};
+
+struct mem {
+	char *addr;
+	size_t len;
+	const char *why_not;	/* there is no such memory here */
+};
+
+static inline size_t thp_size(void)
+{
+	char text[32];
+
+	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof(text)) <= 0)
+		return 0;
+	return strtoul(text, NULL, 10);
+}
+
+static inline size_t hugetlb_size(void)
+{
+	long kib = text_number("/proc/meminfo", "Hugepagesize:");
+
+	return kib > 0 ? kib * 1024UL : 0;
+}
+
+static inline bool physically_contiguous(const char *addr, size_t len)
+{
+	__u64 first = page_frame(addr);
+	size_t off;
+
+	for (off = page_size(); off < len; off += page_size())
+		if (!first || page_frame(addr + off) != first + off / page_size())
+			return false;
+	return first;
+}
+
+/* Private anonymous memory at a multiple of @align, with room before it. */
+static inline char *anon_aligned(size_t len, size_t align)
+{
+	char *area = mmap(NULL, len + 2 * align, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *addr;
+
+	if (area == MAP_FAILED)
+		return area;
+	addr = (char *)(((uintptr_t)area + 2 * align - 1) / align * align);
+	return mmap(addr, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+static inline char *anon_small(size_t len)
+{
+	char *addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (addr != MAP_FAILED)
+		madvise(addr, len, MADV_NOHUGEPAGE);
+	return addr;
+}
+
+static inline char *anon_mthp(size_t len, const char **why_not)
+{
+	const char *knob = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
+	size_t align = thp_size() ?: 1 << 21;
+	char *addr;
+
+	if (write_text(knob, "madvise")) {
+		*why_not = "no 64 KiB folios for anonymous memory in this kernel";
+		return MAP_FAILED;
+	}
+	/* Short of a whole huge page, so that it gets none. */
+	addr = anon_aligned(len, align);
+	madvise(addr, len, MADV_HUGEPAGE);
+	memset(addr, 0, len);
+	write_text(knob, "inherit");
+	if (!physically_contiguous(addr, 64 << 10))
+		*why_not = "the kernel had no 64 KiB folio to give";
+	return addr;
+}
+
+static inline char *anon_thp(size_t len, const char **why_not)
+{
+	size_t huge = thp_size();
+	char *addr;
+
+	if (!huge || len % huge) {
+		*why_not = "no transparent huge pages of a usable size";
+		return MAP_FAILED;
+	}
+	addr = anon_aligned(len, huge);
+	madvise(addr, len, MADV_HUGEPAGE);
+	memset(addr, 0, len);
+	if (!physically_contiguous(addr, huge))
+		madvise(addr, len, MADV_COLLAPSE);
+	if (!physically_contiguous(addr, huge))
+		*why_not = "the kernel had no transparent huge page to give";
+	return addr;
+}
+
+static inline char *hugetlb(size_t len, const char **why_not)
+{
+	const char *knob = "/proc/sys/vm/nr_hugepages";
+	long total = text_number("/proc/meminfo", "HugePages_Total:");
+	long free = text_number("/proc/meminfo", "HugePages_Free:");
+	long need = hugetlb_size() ? len / hugetlb_size() : 0;
+	char *addr;
+
+	/* A child's copy takes as much again. */
+	if (free < 2 * need)
+		write_number(knob, total + 2 * need - free);
+	addr = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (addr == MAP_FAILED)
+		*why_not = "no hugetlb pages";
+	return addr;
+}
+
+static inline char *map_memfd(size_t len)
+{
+	int fd = syscall(__NR_memfd_create, "udmabuf-test", 1U /* MFD_CLOEXEC */);
+	char *addr = MAP_FAILED;
+
+	if (!ftruncate(fd, len))
+		addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return addr;
+}
+
+/* An unnamed file on a new mount of @fstype, which goes away with the file. */
+static inline int scratch_file(const char *fstype, size_t len)
+{
+	char dir[] = "/tmp/udmabuf-XXXXXX";
+	char name[64];
+	int fd = -1;
+
+	mkdir("/tmp", 01777);
+	if (!mkdtemp(dir))
+		return -1;
+	if (!mount("none", dir, fstype, 0, NULL)) {
+		snprintf(name, sizeof(name), "%s/file", dir);
+		fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	if (fd >= 0 && ftruncate(fd, len)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static inline char *map_scratch_file(const char *fstype, size_t len, int prot, int how)
+{
+	int fd = scratch_file(fstype, len);
+	char *addr;
+
+	if (fd < 0)
+		return MAP_FAILED;
+	addr = mmap(NULL, len, prot, how, fd, 0);
+	close(fd);
+	return addr;
+}
+
+static inline char *sysv(size_t len)
+{
+	int id = shmget(IPC_PRIVATE, len, IPC_CREAT | 0600);
+	char *addr;
+
+	if (id < 0)
+		return MAP_FAILED;
+	addr = shmat(id, NULL, 0);
+	shmctl(id, IPC_RMID, NULL);
+	return addr;
+}
+
+/* How much of it a test takes: at least two pages of the kind. */
+static inline size_t mem_len(enum mem_kind kind)
+{
+	if (kind == MEM_THP)
+		return 2 * thp_size();
+	if (kind == MEM_HUGETLB)
+		return 2 * hugetlb_size();
+	return 32 * page_size();
+}
+
+/* Memory of @kind, every page of it written to; or why_not. */
+static inline struct mem mem_get(enum mem_kind kind, size_t len)
+{
+	struct mem mem = { .addr = MAP_FAILED, .len = len };
+
+	switch (kind) {
+	case MEM_ANON:
+		mem.addr = anon_small(len);
+		break;
+	case MEM_MTHP:
+		mem.addr = anon_mthp(len, &mem.why_not);
+		break;
+	case MEM_THP:
+		mem.addr = anon_thp(len, &mem.why_not);
+		break;
+	case MEM_HUGETLB:
+		mem.addr = hugetlb(len, &mem.why_not);
+		break;
+	case MEM_SHARED_ANON:
+		mem.addr = mmap(NULL, len, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		break;
+	case MEM_MEMFD:
+		mem.addr = map_memfd(len);
+		break;
+	case MEM_TMPFS:
+		mem.addr = map_scratch_file("tmpfs", len, PROT_READ | PROT_WRITE, MAP_SHARED);
+		break;
+	case MEM_SYSV:
+		mem.addr = sysv(len);
+		break;
+	case MEM_COW_FILE:
+		mem.addr = map_scratch_file("ramfs", len, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+		break;
+	case MEM_KINDS:
+		break;
+	}
+	if (mem.addr == MAP_FAILED && !mem.why_not)
+		mem.why_not = "cannot map memory of this kind";
+	if (!mem.why_not)
+		memset(mem.addr, 0, len);
+	return mem;
+}
+
+/*
+ * Contents: each 8 bytes tell where they belong, so that no page, offset or
+ * order can be mistaken for another.
+ */
+
+static inline __u64 stamp(__u64 seed, size_t off)
+{
+	return (seed + 1) * 0x9e3779b97f4a7c15ULL ^ off;
+}
+
+static inline void fill(void *addr, size_t len, __u64 seed)
+{
+	__u64 *word = addr;
+	size_t i;
+
+	for (i = 0; i < len / 8; i++)
+		word[i] = stamp(seed, i * 8);
+}
+
+/* The offset of the first wrong byte of what fill() left, or -1. */
+static inline long filled_until(const void *addr, size_t len, __u64 seed, size_t first)
+{
+	const __u64 *word = addr;
+	size_t i;
+
+	for (i = 0; i < len / 8; i++)
+		if (word[i] != stamp(seed, first + i * 8))
+			return first + i * 8;
+	return -1;
+}
+
+#define EXPECT_FILLED(addr, len, seed)					\
+	EXPECT_EQ(-1, filled_until(addr, len, seed, 0)) TH_LOG("wrong byte at this offset")
+
+/* Does the buffer at @map hold what @iovs name, in their order? */
+static inline bool buffer_is(const char *map, const struct udmabuf_iovec *iovs, size_t niov)
+{
+	size_t i;
+
+	for (i = 0; i < niov; map += iovs[i++].len)
+		if (memcmp(map, (void *)(uintptr_t)iovs[i].base, iovs[i].len))
+			return false;
+	return true;
+}
+
+/*
+ * Accesses that may fault
+ */
+
+static sigjmp_buf fault_jump;
+
+static inline void fault_handler(int sig)
+{
+	siglongjmp(fault_jump, sig);
+}
+
+/* 0, or the signal that reading (or writing) the byte raised. */
+static inline int fault_signal(volatile char *addr, bool write)
+{
+	struct sigaction action = { .sa_handler = fault_handler };
+	int sig;
+
+	sigaction(SIGBUS, &action, NULL);
+	sigaction(SIGSEGV, &action, NULL);
+	sig = sigsetjmp(fault_jump, 1);
+	if (!sig) {
+		if (write)
+			*addr = 1;
+		else
+			(void)*addr;
+	}
+	signal(SIGBUS, SIG_DFL);
+	signal(SIGSEGV, SIG_DFL);
+	return sig;
+}
+
+/*
+ * Processes and passing file descriptors between them
+ */
+
+static inline int send_fd(int sock, int fd)
+{
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control.space),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+	return sendmsg(sock, &msg, 0) == 1 ? 0 : -1;
+}
+
+static inline int receive_fd(int sock)
+{
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control.space),
+	};
+	struct cmsghdr *cmsg;
+	int fd = -1;
+
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != 1)
+		return -1;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (cmsg && cmsg->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
+	return fd;
+}
+
+/* One byte each way keeps two processes in step. */
+static inline void tell(int sock)
+{
+	if (write(sock, "", 1) != 1)
+		_exit(KSFT_FAIL);
+}
+
+static inline void hear(int sock)
+{
+	char byte;
+
+	if (read(sock, &byte, 1) != 1)
+		_exit(KSFT_FAIL);
+}
+
+/* The exit code of a child, or 128 + its signal. */
+static inline int reap(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		return -1;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/*
+ * In a child, what must hold: its exit code is then the line that did not, so
+ * that EXPECT_EQ(0, reap(pid)) shows it (lines are told apart modulo 256).
+ */
+#define CHILD_CHECK(cond)						\
+	do {								\
+		if (!(cond)) {						\
+			fprintf(stderr, "# %s:%d: child: not %s (%s)\n",	\
+				__FILE__, __LINE__, #cond, strerror(errno)); \
+			_exit(__LINE__ % 255 + 1);			\
+		}							\
+	} while (0)
+
+/*
+ * The test importer
+ */
+
+/* Load the test module from where it was built if nobody did. */
+static inline void importer_load(void)
+{
+	static const char * const names[] = {
+		"test_modules/udmabuf_importer.ko", "udmabuf_importer.ko",
+	};
+	char path[PATH_MAX];
+	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 64);
+	char *base;
+	size_t i;
+	int fd;
+
+	if (len < 0)
+		return;
+	path[len] = '\0';
+	base = strrchr(path, '/') + 1;
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		strcpy(base, names[i]);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		syscall(__NR_finit_module, fd, "", 0);
+		close(fd);
+	}
+}
+
+static inline int importer_open(void)
+{
+	int imp = open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
+
+	if (imp >= 0)
+		return imp;
+	importer_load();
+	return open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
+}
+
+static inline int _attach(int imp, int buf, __u64 dma_mask, __u32 max_seg)
+{
+	struct udmabuf_importer_attach arg = {
+		.fd = buf,
+		.max_seg = max_seg,
+		.dma_mask = dma_mask,
+	};
+
+	return ioctl(imp, IMPORTER_ATTACH, &arg);
+}
+
+#define test_attach(buf, dma_mask, max_seg)				\
+	({								\
+		int __imp = importer_open();				\
+		ASSERT_LE(0, __imp);					\
+		ASSERT_EQ(0, _attach(__imp, buf, dma_mask, max_seg))	\
+			TH_LOG("attach: %s", strerror(errno));		\
+		__imp;							\
+	})
+
+static inline int _detach(int imp)
+{
+	return ioctl(imp, IMPORTER_DETACH);
+}
+
+#define test_detach(imp)	ASSERT_EQ(0, _detach(imp))
+
+static inline int _map(int imp, __u32 dir, struct udmabuf_importer_map *map)
+{
+	map->dir = dir;
+	return ioctl(imp, IMPORTER_MAP, map);
+}
+
+#define test_map(imp, dir)						\
+	({								\
+		struct udmabuf_importer_map __m;			\
+		ASSERT_EQ(0, _map(imp, dir, &__m))			\
+			TH_LOG("map: %s", strerror(errno));		\
+		__m;							\
+	})
+#define test_err_map(err, imp, dir)					\
+	({								\
+		struct udmabuf_importer_map __m;			\
+		EXPECT_ERRNO(err, _map(imp, dir, &__m));		\
+	})
+
+static inline int _unmap(int imp, __u32 handle)
+{
+	return ioctl(imp, IMPORTER_UNMAP, &handle);
+}
+
+#define test_unmap(imp, handle)	ASSERT_EQ(0, _unmap(imp, handle))
+
+static inline int _device_io(int imp, unsigned int cmd, __u32 handle, __u64 off,
+			     const volatile void *data, size_t len)
+{
+	struct udmabuf_importer_io arg = {
+		.offset = off,
+		.len = len,
+		.buf = to_u64(data),
+		.handle = handle,
+	};
+
+	return ioctl(imp, cmd, &arg);
+}
+
+#define _device_read(imp, handle, off, data, len)			\
+	_device_io(imp, IMPORTER_READ, handle, off, data, len)
+#define _device_write(imp, handle, off, data, len)			\
+	_device_io(imp, IMPORTER_WRITE, handle, off, data, len)
+#define test_device_read(imp, handle, off, data, len)			\
+	ASSERT_EQ(0, _device_read(imp, handle, off, data, len))
+#define test_device_write(imp, handle, off, data, len)			\
+	ASSERT_EQ(0, _device_write(imp, handle, off, data, len))
+
+#define _vmap(imp)		ioctl(imp, IMPORTER_VMAP)
+#define test_vmap(imp)		ASSERT_EQ(0, _vmap(imp))
+#define test_err_vmap(err, imp)	EXPECT_ERRNO(err, _vmap(imp))
+#define test_vunmap(imp)	ASSERT_EQ(0, ioctl(imp, IMPORTER_VUNMAP))
+#define test_vread(imp, off, data, len)					\
+	ASSERT_EQ(0, _device_io(imp, IMPORTER_VREAD, 0, off, data, len))
+#define test_vwrite(imp, off, data, len)				\
+	ASSERT_EQ(0, _device_io(imp, IMPORTER_VWRITE, 0, off, data, len))
+
+static inline int _cpu_access(int imp, unsigned int cmd, __u32 dir)
+{
+	return ioctl(imp, cmd, &dir);
+}
+
+#define test_cpu_begin(imp, dir) ASSERT_EQ(0, _cpu_access(imp, IMPORTER_BEGIN_CPU, dir))
+#define test_cpu_end(imp, dir)	ASSERT_EQ(0, _cpu_access(imp, IMPORTER_END_CPU, dir))
+
+/* A byte as the device sees it, -1 if it cannot be read. */
+static inline int device_byte(int imp, __u32 handle, __u64 off)
+{
+	unsigned char byte;
+
+	return _device_read(imp, handle, off, &byte, 1) ? -1 : byte;
+}
+
+#define SKIP_WITHOUT_IMPORTER()						\
+	do {								\
+		int __imp = importer_open();				\
+		if (__imp < 0)						\
+			SKIP(return, "no " UDMABUF_IMPORTER_DEV ": load udmabuf_importer.ko"); \
+		close(__imp);						\
+	} while (0)
+
+#endif /* _UDMABUF_TEST_H */
