@@ -227,7 +227,7 @@ TEST_F(errnos, no_free_file_is_enfile)
 	pid_t pid;
 
 	if (geteuid() || read_text(knob, before, sizeof(before)) <= 0 ||
-	    write_number(knob, 1))
+	    write_number(knob, 0))
 		SKIP(return, "cannot set %s", knob);
 	pid = fork();
 	if (!pid) {

@@ -508,12 +508,12 @@ static size_t movable_zones(__u64 (*zones)[2], size_t max)
 	if (read_text("/proc/zoneinfo", text, sizeof(text)) < 0)
 		return 0;
 	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-		if (!strncmp(line, "Node", 4))
+		if (!strncmp(line, "Node", 4)) {
 			movable = strstr(line, "Movable");
-		else if (sscanf(line, " spanned %lu", &value) == 1)
+		} else if (sscanf(line, " spanned %lu", &value) == 1) {
 			spanned = value;
-		else if (movable && spanned && n < max &&
-			 sscanf(line, " start_pfn: %lu", &value) == 1) {
+		} else if (movable && spanned && n < max &&
+			   sscanf(line, " start_pfn: %lu", &value) == 1) {
 			zones[n][0] = value;
 			zones[n++][1] = value + spanned;
 		}

@@ -71,7 +71,7 @@ static inline size_t page_size(void)
 	return getpagesize();
 }
 
-static inline __u64 to_u64(const volatile void *ptr)
+static inline __u64 to_u64(const void *ptr)
 {
 	return (uintptr_t)ptr;
 }
@@ -256,7 +256,7 @@ static inline int _create(int dev, __u32 flags, const struct udmabuf_iovec *iovs
 #define test_err_create(err, dev, flags, iovs, niov)			\
 	EXPECT_ERRNO(err, _create(dev, flags, iovs, niov))
 
-static inline int _create_one(int dev, __u32 flags, const volatile void *addr, size_t len)
+static inline int _create_one(int dev, __u32 flags, const void *addr, size_t len)
 {
 	struct udmabuf_iovec iov = { .base = to_u64(addr), .len = len };
 
@@ -339,9 +339,13 @@ struct ledger {
 	long pinned;		/* pages pinned now, in the whole system */
 	long vmpin;		/* this process's pinned memory, KiB */
 	bool whole_quota;	/* our user has nothing charged */
+	long bugs;		/* what the kernel has warned of */
 };
 
-static inline long pinned_pages(void)
+/* Bad page, oops, warning, lockup: the taints that a test may have caused. */
+#define TAINT_BUGS	(1 << 5 | 1 << 7 | 1 << 9 | 1 << 14)
+
+static inline long pinned_pages_once(void)
 {
 	char byte;
 	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY);
@@ -354,6 +358,23 @@ static inline long pinned_pages(void)
 	}
 	return text_number("/proc/vmstat", "nr_foll_pin_acquired ") -
 	       text_number("/proc/vmstat", "nr_foll_pin_released ");
+}
+
+/*
+ * The kernel adds up by itself once a second, and what it has taken from a CPU
+ * and not yet added is in no counter: believe only what two readings agree on.
+ */
+static inline long pinned_pages(void)
+{
+	long last, now = pinned_pages_once();
+	int tries = 50;
+
+	do {
+		last = now;
+		sleep_ms(2);
+		now = pinned_pages_once();
+	} while (now != last && --tries);
+	return now;
 }
 
 static inline long vmpin_kib(void)
@@ -406,6 +427,7 @@ static inline void ledger_read(struct ledger *ledger, int dev)
 	ledger->whole_quota = whole_quota_left(dev);
 	ledger->vmpin = vmpin_kib();
 	ledger->pinned = pinned_pages();
+	ledger->bugs = text_number("/proc/sys/kernel/tainted", "") & TAINT_BUGS;
 }
 
 /* "" or what is not as it was. The last fput() of a buffer may come late. */
@@ -417,6 +439,8 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
 
 	for (;;) {
 		ledger_read(&now, dev);
+		if (now.bugs != before->bugs)
+			return "the kernel log has a warning";
 		if (now.pinned == before->pinned && now.vmpin == before->vmpin &&
 		    now.whole_quota == before->whole_quota)
 			return "";
@@ -435,7 +459,7 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
  */
 
 /* The page frame behind @addr of this process; 0 if unknown. */
-static inline __u64 page_frame(const volatile void *addr)
+static inline __u64 page_frame(const void *addr)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	__u64 entry = 0;
@@ -577,7 +601,8 @@ static inline size_t thp_size(void)
 {
 	char text[32];
 
-	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof(text)) <= 0)
+	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text,
+		      sizeof(text)) <= 0)
 		return 0;
 	return strtoul(text, NULL, 10);
 }
@@ -662,7 +687,7 @@ static inline char *anon_thp(size_t len, const char **why_not)
 	return addr;
 }
 
-static inline char *hugetlb(size_t len, const char **why_not)
+static inline char *anon_hugetlb(size_t len, const char **why_not)
 {
 	const char *knob = "/proc/sys/vm/nr_hugepages";
 	long total = text_number("/proc/meminfo", "HugePages_Total:");
@@ -764,7 +789,7 @@ static inline struct mem mem_get(enum mem_kind kind, size_t len)
 		mem.addr = anon_thp(len, &mem.why_not);
 		break;
 	case MEM_HUGETLB:
-		mem.addr = hugetlb(len, &mem.why_not);
+		mem.addr = anon_hugetlb(len, &mem.why_not);
 		break;
 	case MEM_SHARED_ANON:
 		mem.addr = mmap(NULL, len, PROT_READ | PROT_WRITE,
@@ -824,7 +849,7 @@ static inline long filled_until(const void *addr, size_t len, __u64 seed, size_t
 }
 
 #define EXPECT_FILLED(addr, len, seed)					\
-	EXPECT_EQ(-1, filled_until(addr, len, seed, 0)) TH_LOG("wrong byte at this offset")
+	EXPECT_EQ(-1, filled_until(addr, len, seed, 0))
 
 /* Does the buffer at @map hold what @iovs name, in their order? */
 static inline bool buffer_is(const char *map, const struct udmabuf_iovec *iovs, size_t niov)
@@ -1052,7 +1077,7 @@ static inline int _unmap(int imp, __u32 handle)
 #define test_unmap(imp, handle)	ASSERT_EQ(0, _unmap(imp, handle))
 
 static inline int _device_io(int imp, unsigned int cmd, __u32 handle, __u64 off,
-			     const volatile void *data, size_t len)
+			     const void *data, size_t len)
 {
 	struct udmabuf_importer_io arg = {
 		.offset = off,

@@ -32,7 +32,7 @@ struct importer_map {
 };
 
 struct importer {
-	struct mutex lock;
+	struct mutex lock;	/* protects all of this */
 	struct platform_device *pdev;
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
