@@ -28,7 +28,7 @@ tools='base-files base-passwd bash bc binutils bison busybox-static bzip2
 	ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk gcc
 	gcc-12 gcc-14 gcc-multilib grep gzip kmod libc6-dev libcap-dev
 	libdrm-dev libelf-dev libssl-dev make mawk netpbm patch perl
-	python3-minimal qemu-system-x86 rsync sed seabios shellcheck sparse
+	python3 qemu-system-x86 rsync sed seabios shellcheck sparse
 	tar util-linux xz-utils zstd'
 
 say()
@@ -192,6 +192,7 @@ setup()
 	else
 		apt_setup
 		all=$(stock_all)
+		# shellcheck disable=SC2086
 		for v in $(printf '%s\n' $stock_default "$@" | sort -u); do
 			rel=$(newest_of "$v" <<<"$all") || true
 			[ -n "$rel" ] || die "Debian has no kernel $v; there are" \

@@ -343,7 +343,7 @@ struct ledger {
 };
 
 /* Bad page, oops, warning, lockup: the taints that a test may have caused. */
-#define TAINT_BUGS	(1 << 5 | 1 << 7 | 1 << 9 | 1 << 14)
+#define TAINT_BUGS	0x42a0	/* bits 5, 7, 9 and 14 */
 
 static inline long pinned_pages_once(void)
 {
