@@ -269,7 +269,7 @@ in_root()
 {
 	bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp \
 		--bind "$cache" "$cache" --bind "$top" "$top" --chdir "$PWD" \
-		--unshare-pid --die-with-parent --dev-bind-try /dev/kvm /dev/kvm \
+		--unshare-pid --die-with-parent \
 		--setenv PATH /usr/lib/ccache:/usr/sbin:/usr/bin \
 		--setenv CCACHE_DIR "$cache/ccache" --unsetenv LANG --setenv LC_ALL C \
 		--setenv HOME "$cache" "$@"

@@ -79,6 +79,9 @@ MODULE_PARM_DESC(size_limit_mb,
 /* A fault populates the rest of an aligned window of so many pages. */
 #define UDMABUF_FAULT_PAGES	16UL
 
+/* For lists as long as the caller likes: failure is no reason for a warning. */
+#define UDMABUF_GFP		(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)
+
 struct udmabuf_run {
 	unsigned long pfn;
 	pgoff_t pgoff;
@@ -198,9 +201,7 @@ static int udmabuf_resize_runs(struct udmabuf *ubuf, size_t max_runs)
 {
 	struct udmabuf_run *runs;
 
-	/* A list too long for kvmalloc is the caller's doing: no warning. */
-	runs = kvmalloc_array(max_runs, sizeof(*runs),
-			      GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	runs = kvmalloc_array(max_runs, sizeof(*runs), UDMABUF_GFP);
 	if (!runs)
 		return -ENOMEM;
 	if (ubuf->nruns)
@@ -262,8 +263,8 @@ static void udmabuf_append_pages(struct udmabuf *ubuf, struct page **pages,
 
 /*
  * Only memory whose pages may change at any time without anybody being told
- * may be pinned for good. GUP refuses most of the rest, but lets read-only page
- * cache through, and before 6.3 any page cache.
+ * may be pinned for good. GUP refuses most of the rest, but not the page cache
+ * for reading.
  */
 static bool udmabuf_folio_allowed(struct folio *folio)
 {
@@ -728,9 +729,9 @@ static void *udmabuf_vmap_runs(const struct udmabuf *ubuf)
 	void *vaddr;
 	size_t i;
 
-	pages = kvmalloc_array(ubuf->npages, sizeof(*pages), GFP_KERNEL);
-	if (!pages)
-		return NULL;
+	/* Or a signal could fail it: the core warns when there is no mapping. */
+	pages = kvmalloc_array(ubuf->npages, sizeof(*pages),
+			       GFP_KERNEL | __GFP_NOFAIL);
 	for (i = 0; i < ubuf->nruns; i++) {
 		for (; pgoff < udmabuf_run_end(ubuf, i); pgoff++)
 			pages[pgoff] = udmabuf_page(ubuf, i, pgoff);
@@ -837,9 +838,6 @@ static int udmabuf_check_head(const struct udmabuf_create *head)
 		return -EINVAL;
 	if (head->niov > READ_ONCE(list_limit))
 		return -E2BIG;
-	/* Whatever the limit is set to, allocating the list must not warn. */
-	if (head->niov > INT_MAX / sizeof(struct udmabuf_iovec))
-		return -E2BIG;
 	return 0;
 }
 
@@ -914,7 +912,7 @@ static long udmabuf_ioctl_create(struct udmabuf_create __user *arg)
 	if (ret)
 		return ret;
 
-	iovs = kvmalloc_array(head.niov, sizeof(*iovs), GFP_KERNEL_ACCOUNT);
+	iovs = kvmalloc_array(head.niov, sizeof(*iovs), UDMABUF_GFP);
 	if (!iovs)
 		return -ENOMEM;
 	if (copy_from_user(iovs, arg->iovs, array_size(head.niov, sizeof(*iovs))))
