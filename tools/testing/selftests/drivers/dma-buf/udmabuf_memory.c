@@ -534,7 +534,7 @@ static size_t pages_in_zones(const char *mem, size_t len, __u64 (*zones)[2], siz
 
 /*
  * Guards FOLL_LONGTERM: what would stay in the movable zone for good must be
- * moved out of it before it is pinned. Boot with movablecore=128M to see it.
+ * moved out of it before it is pinned. Boot with movablecore=512M to see it.
  */
 TEST_F(sources, movable_zone_is_left_before_pinning)
 {
@@ -544,7 +544,7 @@ TEST_F(sources, movable_zone_is_left_before_pinning)
 	size_t nzones = movable_zones(zones, 16);
 
 	if (!nzones)
-		SKIP(return, "no movable zone: boot with movablecore=128M");
+		SKIP(return, "no movable zone: boot with movablecore=512M");
 	fill(mem, len, 1);
 	if (!pages_in_zones(mem, len, zones, nzones))
 		SKIP(return, "none of our memory came from the movable zone");
