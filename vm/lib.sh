@@ -182,7 +182,7 @@ setup()
 	local v rel all want=() list memo
 	need_bwrap
 	exec 9>"$cache/lock"
-	flock -n 9 || { say 'waiting for another run that uses the cache'; flock 9; }
+	flock -w 3 9 || { say 'waiting for another run that uses the cache'; flock 9; }
 	# asking apt takes seconds, and its answer is the same until the lists change
 	memo=$cache/apt/memo-$( (echo "$stock_default $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
 	[ -e "$cache/apt/apt.conf" ] || apt_setup
