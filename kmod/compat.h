@@ -61,18 +61,33 @@ static inline void udmabuf_free_uid(struct user_struct *user)
 #define free_uid udmabuf_free_uid
 #endif
 
-#ifdef HAVE_INCOHERENT_RDONLY_PIN
+#ifdef HAVE_FLAWED_LONGTERM_PIN
 /*
  * A read-only pin of a private page that was never written may pin the zero
  * page or the page cache; the owner's first write then goes to another page.
+ *
+ * And huge pages in the movable zone are not moved out of it: pinning them for
+ * good ends in a warning. They are looked for with pins that may take them.
  */
 static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 					      unsigned int flags,
 					      struct page **pages)
 {
+	int n, i;
+
 	if (!(flags & FOLL_WRITE))
 		return -EOPNOTSUPP;
-	return pin_user_pages_fast(start, nr_pages, flags, pages);
+
+	n = pin_user_pages_fast(start, nr_pages, flags & ~FOLL_LONGTERM, pages);
+	if (n <= 0)
+		return n;
+	for (i = 0; i < n; i++)
+		if (PageHuge(pages[i]) && is_zone_movable_page(pages[i]))
+			break;
+	unpin_user_pages(pages, n);
+	if (i < n)
+		return -ENOMEM;
+	return pin_user_pages_fast(start, n, flags, pages);
 }
 
 #define pin_user_pages_fast udmabuf_pin_user_pages_fast
