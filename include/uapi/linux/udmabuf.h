@@ -11,20 +11,21 @@
 /**
  * DOC: errors
  *
- * Every rule has one errno. The rules are checked in this order, all but the
- * last four before anything is pinned or charged; after any error nothing
- * stays pinned or charged and no file descriptor is left behind.
+ * Every rule has one errno. The rules are checked in this order, down to the
+ * quota before anything is pinned or charged; after any error nothing stays
+ * pinned or charged and no file descriptor is left behind.
  *
  * - ENOTTY: not an ioctl of this device.
  * - EFAULT: the argument cannot be read.
  * - EINVAL: an unknown flag; &udmabuf_create.niov is 0; a base or a length is
  *   not a multiple of the page size; a length is 0; base + length wraps.
- * - E2BIG: &udmabuf_create.niov is over the module parameter list_limit; the
- *   lengths add up to more than the module parameter size_limit_mb or to more
- *   than INT_MAX pages.
+ * - E2BIG: &udmabuf_create.niov is over the module parameter list_limit (the
+ *   entries are then not looked at); the lengths add up to more than the module
+ *   parameter size_limit_mb or to more than INT_MAX pages.
  * - ENOMEM: the pages would take the caller's user over RLIMIT_MEMLOCK and the
  *   caller lacks CAP_IPC_LOCK; one page is named so often that its reference
- *   count could overflow; or the kernel is out of memory.
+ *   count could overflow; a page cannot be moved to where it may stay pinned;
+ *   or the kernel is out of memory.
  * - EFAULT: a range is not mapped, is not writable (unless
  *   %UDMABUF_FLAGS_RDONLY), is a mapping of device memory or of memfd_secret(2),
  *   or holds a page with a memory failure.
