@@ -570,11 +570,9 @@ TEST_F(sources, movable_zone_is_left_by_hugetlb_too)
 		SKIP(return, "no movable zone: boot with movablecore=256M");
 	write_number(knob, pool + 8);
 	mem = anon_hugetlb(len, &why_not);
-	if (!why_not)
-		fill(mem, len, 1);
-	write_number(knob, pool);
 	if (why_not)
 		SKIP(return, "%s", why_not);
+	fill(mem, len, 1);
 	if (!pages_in_zones(mem, len, zones, nzones))
 		SKIP(return, "no huge page came from the movable zone");
 	if (kernel_before(6, 2)) {
@@ -584,6 +582,9 @@ TEST_F(sources, movable_zone_is_left_by_hugetlb_too)
 		EXPECT_EQ(0, pages_in_zones(mem, len, zones, nzones));
 	}
 	EXPECT_FILLED(mem, len, 1);
+	/* What came last into the pool leaves it first. */
+	munmap(mem, len);
+	write_number(knob, pool);
 }
 
 /* The file descriptor */
