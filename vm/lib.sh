@@ -8,6 +8,7 @@
 #
 #   $cache/apt/          a private apt: lists and downloaded packages
 #   $cache/root-<hash>/  the tool root, keyed by the packages it is made of
+#   $cache/userland-<name>-<hash>/  what userland() made
 #   $cache/linux-source-*/  the newest kernel's source with our files laid over it
 #   $cache/debug/        the debug kernel built from it
 #   $cache/log/          what the long steps printed
@@ -86,18 +87,23 @@ apt_setup()
 	mkdir -p "$d/lists/partial" "$d/archives/partial" "$d/none"
 	: >"$d/status"
 	{
-		for s in trixie trixie-updates trixie-backports bookworm bookworm-updates; do
+		for s in trixie trixie-updates trixie-backports bookworm bookworm-updates testing; do
 			echo "deb [signed-by=$key] $main $s main"
 		done
 		[ -z "$security" ] || for s in trixie bookworm; do
 			echo "deb [signed-by=$key] $security $s-security main"
 		done
 	} >"$d/sources.list"
-	# bookworm is there for its kernel alone; newer kernels want a newer linux-base
+	# bookworm is there for its kernel alone, testing for what a userland() asks
+	# of it; newer kernels want a newer linux-base
 	cat >"$d/preferences" <<-END
 	Package: *
 	Pin: release n=bookworm*
 	Pin-Priority: 50
+
+	Package: *
+	Pin: release a=testing
+	Pin-Priority: 40
 
 	Package: linux-base
 	Pin: release n=trixie-backports
@@ -201,7 +207,7 @@ setup()
 		done
 		# shellcheck disable=SC2086
 		list=$(resolve $tools "${want[@]}") || die 'apt cannot resolve the tools'
-		root=$cache/root-$( (echo "$list"; declare -f make_root) | sha256sum | cut -c1-12)
+		root=$cache/root-$( (echo "$list"; declare -f make_root unpack_packages) | sha256sum | cut -c1-12)
 		# shellcheck disable=SC2086
 		[ -e "$root/.complete" ] || make_root "$list" $tools "${want[@]}"
 		src=$(apt_ cache search --names-only '^linux-source-[0-9.]+$' | cut -d' ' -f1 | sort -V | tail -n 1)
@@ -214,34 +220,74 @@ setup()
 	exec 9>&-
 }
 
-# make_root LIST PACKAGE...: unpack the packages; what maintainer scripts would
-# do is little, and not running them is why no root rights are needed.
+# unpack_packages LIST DIR: what maintainer scripts would do is little, and not
+# running them is why no root rights are needed.
+unpack_packages()
+{
+	local list=$1 dir=$2 d=$cache/apt/archives
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	dpkg-deb -x "$d/$(echo "$list" | grep '^base-files_').deb" "$dir"
+	# not dpkg-deb -x, which replaces the link /lib by a directory
+	export dir
+	echo "$list" | sed "s|.*|$d/&.deb|" | xargs -P "$(nproc)" -I{} sh -c '
+		dpkg-deb --fsys-tarfile {} | tar -x -C "$dir" --keep-directory-symlink \
+			--exclude="./usr/share/doc/*" --exclude="./usr/share/man/*"'
+	ln -sf mawk "$dir/usr/bin/awk"
+	[ -e "$dir/usr/bin/sh" ] || ln -s dash "$dir/usr/bin/sh"
+	cp "$dir/usr/share/base-passwd/passwd.master" "$dir/etc/passwd"
+	cp "$dir/usr/share/base-passwd/group.master" "$dir/etc/group"
+}
+
+# fetch_packages [apt-get options] PACKAGE...
+fetch_packages()
+{
+	logged fetch apt_ get install --download-only "$@" && return
+	apt_update force
+	die 'the archive has just moved on; please run this again'
+}
+
 make_root()
 {
-	local list=$1 d=$cache/apt/archives
+	local list=$1
 	shift
 	say "fetching $(echo "$list" | wc -l) packages (compilers, QEMU, kernels): about 600 MB once"
-	if ! logged fetch apt_ get install --download-only "$@"; then
-		apt_update force
-		die 'the archive has just moved on; please run this again'
-	fi
+	fetch_packages "$@"
 	say 'unpacking them (about a minute)'
-	rm -rf "$root"
-	mkdir -p "$root"
-	dpkg-deb -x "$d/$(echo "$list" | grep '^base-files_').deb" "$root"
-	# not dpkg-deb -x, which replaces the link /lib by a directory
-	export root
-	echo "$list" | sed "s|.*|$d/&.deb|" | xargs -P "$(nproc)" -I{} sh -c '
-		dpkg-deb --fsys-tarfile {} | tar -x -C "$root" --keep-directory-symlink \
-			--exclude="./usr/share/doc/*" --exclude="./usr/share/man/*"'
-	ln -sf mawk "$root/usr/bin/awk"
+	unpack_packages "$list" "$root"
 	ln -sf gcc "$root/usr/bin/cc"
-	[ -e "$root/usr/bin/sh" ] || ln -s dash "$root/usr/bin/sh"
-	cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"
-	cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
 	for v in "$root"/usr/lib/modules/*; do
 		in_root depmod "${v##*/}"
 	done
+}
+
+# userland NAME SUITE PACKAGE...: a Debian userland as a disk image for vm/boot
+# -r. Call it after setup; it sets $userland to the image.
+userland()
+{
+	local name=$1 suite=$2 list dir
+	shift 2
+	set -- base-files base-passwd bash coreutils dash libc-bin mawk "$@"
+	exec 9>"$cache/lock"
+	flock 9
+	list=$(resolve -t "$suite" "$@") ||
+		die "apt cannot resolve $* in Debian $suite"
+	dir=$cache/userland-$name-$( (echo "$list"; declare -f unpack_packages userland) |
+		sha256sum | cut -c1-12)
+	userland=$dir/image
+	if [ ! -e "$dir/.complete" ]; then
+		say "fetching and unpacking a userland of $(echo "$list" | wc -l) packages: $name"
+		fetch_packages -t "$suite" "$@"
+		rm -rf "$cache/userland-$name-"*
+		unpack_packages "$list" "$dir/root"
+		mkdir -p "$dir/root"/{dev,proc,sys,tmp,run,root,tests,out}
+		root=$dir/root in_root ldconfig
+		in_root mke2fs -qF -t ext4 -O ^has_journal -E root_owner=0:0 -d "$dir/root" "$userland" \
+			"$(($(du -sm "$dir/root" | cut -f1) * 5 / 4 + 64))M"
+		rm -rf "$dir/root"
+	fi
+	touch "$dir/.complete"
+	exec 9>&-
 }
 
 # source_tree: unpack the newest kernel source, in $tree; what vm/apply changes
