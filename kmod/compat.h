@@ -13,10 +13,13 @@
 #error "udmabuf needs Linux 6.1 or later"
 #endif
 
+#include <linux/hugetlb.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/sched/user.h>
+#include <linux/shmem_fs.h>
 #include <linux/slab.h>
 
 /* The namespace was an identifier before it became a string. */
@@ -91,6 +94,65 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 }
 
 #define pin_user_pages_fast udmabuf_pin_user_pages_fast
+#endif
+
+#ifndef HAVE_MEMFD_PIN_FOLIOS
+/*
+ * GUP knows only addresses: map the range for a moment. Another thread may put
+ * its own memory there meanwhile, hence the look at what was pinned. The memfd
+ * must be open for reading as well.
+ */
+static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end,
+				    struct folio **folios, unsigned int max_folios,
+				    pgoff_t *offset)
+{
+	loff_t align = PAGE_SIZE, from;
+	struct page **pages = (struct page **)folios;
+	unsigned long addr, len;
+	long nfolios = 0;
+	int n, i;
+
+#ifdef CONFIG_HUGETLBFS
+	if (!shmem_mapping(memfd->f_mapping))
+		align = huge_page_size(hstate_inode(file_inode(memfd)));
+#endif
+	from = round_down(start, align);
+	len = round_up(end + 1, align) - from;
+	addr = vm_mmap(memfd, 0, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_NORESERVE, from);
+	if (IS_ERR_VALUE(addr))
+		return (long)addr == -EPERM ? -EINVAL : addr;	/* just sealed */
+	n = pin_user_pages_fast(addr + (start - from),
+				min_t(loff_t, max_folios, (end + 1 - start) >> PAGE_SHIFT),
+				FOLL_WRITE | FOLL_LONGTERM, pages);
+	vm_munmap(addr, len);
+
+	for (i = 0; i < n; i++) {
+		struct folio *folio = page_folio(pages[i]);
+
+		if (READ_ONCE(folio->mapping) != memfd->f_mapping) {
+			unpin_user_pages(pages + i, n - i);
+			unpin_user_pages(pages, nfolios);
+			return -EFAULT;
+		}
+		if (!nfolios)
+			*offset = folio_page_idx(folio, pages[i]) << PAGE_SHIFT;
+		if (nfolios && folio == folios[nfolios - 1])
+			unpin_user_page(pages[i]);
+		else
+			folios[nfolios++] = folio;
+	}
+	return n < 0 ? n : nfolios;
+}
+
+static inline void unpin_folios(struct folio **folios, unsigned long nfolios)
+{
+	unpin_user_pages((struct page **)folios, nfolios);
+}
+
+/* Mapping takes this lock itself, where it does not just look at the seals. */
+#define inode_lock_shared_killable(inode) ((void)(inode), 0)
+#define inode_unlock_shared(inode) ((void)(inode))
 #endif
 
 #endif /* _UDMABUF_COMPAT_H */

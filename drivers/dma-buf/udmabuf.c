@@ -2,9 +2,10 @@
 /*
  * udmabuf - make a dma-buf from memory of a process
  *
- * A process names ranges of its own memory; the driver pins their pages for
- * good and wraps them in one dma-buf. The process goes on using its memory and
- * every importer of the dma-buf sees the same bytes: nothing is ever copied.
+ * A process names ranges of its own memory, or of memfds; the driver pins their
+ * pages for good and wraps them in one dma-buf. The process goes on using its
+ * memory and every importer of the dma-buf sees the same bytes: nothing is ever
+ * copied.
  *
  * Vocabulary:
  *
@@ -18,21 +19,27 @@
  *
  * - The runs never change once the dma-buf exists, so they are read without a
  *   lock.
- * - Every page is pinned with FOLL_LONGTERM as often as the buffer holds it,
- *   and is anonymous, hugetlb or shmem memory. Such memory needs no write
- *   notification, is neither migrated nor reclaimed while pinned, and fork()
- *   gives the child a copy rather than write-protecting it.
+ * - Every page is pinned with FOLL_LONGTERM and is anonymous, hugetlb or shmem
+ *   memory. Such memory needs no write notification, is neither migrated nor
+ *   reclaimed while pinned, and fork() gives the child a copy rather than
+ *   write-protecting it.
+ * - What comes from the process's memory has one pin a page and place in the
+ *   buffer. What comes from memfds has one pin a folio and run; so a folio of
+ *   which only a part belongs to one run may be in the next as well.
  * - What was charged at creation, to whom, is written down in the buffer and is
  *   given back at release, which may run in any process or in none.
- * - No lock is held while pinning: the page fault of a userfaultfd range may
- *   take for ever.
+ * - No lock is held while pinning memory of a process: the page fault of a
+ *   userfaultfd range may take for ever. For one batch of a memfd its inode is
+ *   locked, so that no seal comes between the look at the seals and the pins.
  *
- * Lock order: dma_resv, udmabuf.lock.
+ * Lock order: dma_resv, udmabuf.lock. The inode's lock is never held with them.
  */
 
 #include <linux/capability.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
+#include <linux/fcntl.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
@@ -46,6 +53,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
 #include <linux/shmem_fs.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
@@ -61,8 +69,11 @@ module_param(size_limit_mb, uint, 0644);
 MODULE_PARM_DESC(size_limit_mb,
 		 "Largest buffer in MiB. Default is INT_MAX, beyond what can be addressed.");
 
-/* Pages pinned by one call; gup-fast walks them with interrupts off. */
+/* Pages or folios pinned by one call; gup-fast walks with interrupts off. */
 #define UDMABUF_PIN_BATCH	512UL
+
+/* Bytes of a memfd pinned by one call, which may have to clear huge pages. */
+#define UDMABUF_PIN_BYTES	SZ_32M
 
 /* A pin of a small page adds GUP_PIN_COUNTING_BIAS to its reference count. */
 #define UDMABUF_MAX_REFS	(INT_MAX / 4)
@@ -101,7 +112,17 @@ struct udmabuf {
 
 	struct udmabuf_run *runs;
 	size_t max_runs;
+	pgoff_t max_npages;
 	bool writable;
+	bool folio_pins;
+
+	/*
+	 * Where pages of another file than the one before begin; last_mapping is
+	 * only ever compared.
+	 */
+	pgoff_t *files;
+	size_t nfiles;
+	struct address_space *last_mapping;
 
 	/* Who was charged; no user where CAP_IPC_LOCK spared it. */
 	unsigned long charged;
@@ -218,7 +239,7 @@ static int udmabuf_reserve_runs(struct udmabuf *ubuf, size_t more)
 
 	if (want <= ubuf->max_runs)
 		return 0;
-	return udmabuf_resize_runs(ubuf, min_t(size_t, ubuf->charged,
+	return udmabuf_resize_runs(ubuf, min_t(size_t, ubuf->max_npages,
 					       max(want, 2 * ubuf->max_runs)));
 }
 
@@ -238,25 +259,100 @@ static bool udmabuf_pages_adjoin(struct page *page, struct page *next)
 	return next == page + 1 && page_to_pfn(next) == page_to_pfn(page) + 1;
 }
 
-/* Room for one run a page has been reserved. */
-static void udmabuf_append_pages(struct udmabuf *ubuf, struct page **pages,
+/* Would the page, put at the end of the buffer, be part of the last run? */
+static bool udmabuf_continues_run(const struct udmabuf *ubuf, struct page *page)
+{
+	if (!ubuf->nruns)
+		return false;
+	/* Behind the start of a folio there would be two pins in one run. */
+	if (ubuf->folio_pins && PageTail(page))
+		return false;
+	return udmabuf_pages_adjoin(udmabuf_page(ubuf, ubuf->nruns - 1,
+						 ubuf->npages - 1), page);
+}
+
+/* Contiguous pages; room for a run has been reserved. */
+static void udmabuf_append_pages(struct udmabuf *ubuf, struct page *page,
 				 unsigned long npages)
 {
-	struct page *last = NULL;
-	unsigned long i;
-
-	if (ubuf->nruns)
-		last = udmabuf_page(ubuf, ubuf->nruns - 1, ubuf->npages - 1);
-
-	for (i = 0; i < npages; i++) {
-		if (!last || !udmabuf_pages_adjoin(last, pages[i]))
-			ubuf->runs[ubuf->nruns++] = (struct udmabuf_run) {
-				.pfn = page_to_pfn(pages[i]),
-				.pgoff = ubuf->npages + i,
-			};
-		last = pages[i];
-	}
+	if (!udmabuf_continues_run(ubuf, page))
+		ubuf->runs[ubuf->nruns++] = (struct udmabuf_run) {
+			.pfn = page_to_pfn(page),
+			.pgoff = ubuf->npages,
+		};
 	ubuf->npages += npages;
+}
+
+/* Seals */
+
+/* The seals of a memfd or hugetlbfs file, -EBADFD for any other. */
+static int udmabuf_get_seals(struct address_space *mapping)
+{
+	struct inode *inode = mapping->host;
+
+	if (shmem_mapping(mapping))
+		return READ_ONCE(SHMEM_I(inode)->seals);
+#ifdef CONFIG_HUGETLBFS
+	if (inode->i_sb->s_magic == HUGETLBFS_MAGIC)
+		return READ_ONCE(HUGETLBFS_I(inode)->seals);
+#endif
+	return -EBADFD;
+}
+
+/* The file whose page cache the folio is in; it stays only as long as RCU says. */
+static struct address_space *udmabuf_folio_file(struct folio *folio)
+{
+	/* Truncation may clear it at any time. */
+	return folio_test_anon(folio) ? NULL : READ_ONCE(folio->mapping);
+}
+
+/* Remembers that the folio, put at @pgoff, is of another file than the last. */
+static int udmabuf_note_file(struct udmabuf *ubuf, struct folio *folio,
+			     pgoff_t pgoff)
+{
+	struct address_space *mapping = udmabuf_folio_file(folio);
+	pgoff_t *files;
+
+	if (!mapping || mapping == ubuf->last_mapping)
+		return 0;
+	files = krealloc_array(ubuf->files, ubuf->nfiles + 1, sizeof(*files),
+			       UDMABUF_GFP);
+	if (!files)
+		return -ENOMEM;
+	files[ubuf->nfiles++] = pgoff;
+	ubuf->files = files;
+	ubuf->last_mapping = mapping;
+	return 0;
+}
+
+/* Has the file of the pages at @pgoff been sealed against new writers? */
+static bool udmabuf_file_is_sealed(const struct udmabuf *ubuf, pgoff_t pgoff)
+{
+	struct address_space *mapping;
+	int seals = -EBADFD;
+	struct page *page;
+
+	/* A hole punched into the file made it forget some of our pages. */
+	for (; seals < 0 && pgoff < ubuf->npages; pgoff++) {
+		page = udmabuf_page(ubuf, udmabuf_find_run(ubuf, pgoff), pgoff);
+		rcu_read_lock();
+		mapping = udmabuf_folio_file(page_folio(page));
+		if (mapping)
+			seals = udmabuf_get_seals(mapping);
+		rcu_read_unlock();
+		cond_resched();
+	}
+	return seals > 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE);
+}
+
+static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
+{
+	size_t i;
+
+	for (i = 0; i < ubuf->nfiles; i++)
+		if (udmabuf_file_is_sealed(ubuf, ubuf->files[i]))
+			return true;
+	return false;
 }
 
 /* Pinning */
@@ -274,22 +370,32 @@ static bool udmabuf_folio_allowed(struct folio *folio)
 	if (folio_test_anon(folio) || folio_test_hugetlb(folio))
 		return true;
 
-	/* Truncation may clear it at any time; RCU keeps the inode. */
 	rcu_read_lock();
-	mapping = READ_ONCE(folio->mapping);
+	mapping = udmabuf_folio_file(folio);
 	allowed = mapping && shmem_mapping(mapping);
 	rcu_read_unlock();
 	return allowed;
+}
+
+/* What holds for all memory; the folio will have pages at @pgoff. */
+static int udmabuf_check_folio(struct udmabuf *ubuf, struct folio *folio,
+			       pgoff_t pgoff)
+{
+	if (folio_ref_count(folio) > UDMABUF_MAX_REFS)
+		return -ENOMEM;
+	return udmabuf_note_file(ubuf, folio, pgoff);
 }
 
 /*
  * GUP itself stops at a poisoned page, but only at one that could be unmapped:
  * a part of a pinned THP cannot.
  */
-static int udmabuf_check_pages(struct page **pages, unsigned long npages)
+static int udmabuf_check_pages(struct udmabuf *ubuf, struct page **pages,
+			       unsigned long npages)
 {
 	struct folio *folio, *last = NULL;
 	unsigned long i;
+	int ret;
 
 	for (i = 0; i < npages; i++) {
 		if (is_page_hwpoison(pages[i]))
@@ -299,8 +405,9 @@ static int udmabuf_check_pages(struct page **pages, unsigned long npages)
 			continue;
 		if (!udmabuf_folio_allowed(folio))
 			return -EOPNOTSUPP;
-		if (folio_ref_count(folio) > UDMABUF_MAX_REFS)
-			return -ENOMEM;
+		ret = udmabuf_check_folio(ubuf, folio, ubuf->npages + i);
+		if (ret)
+			return ret;
 		last = folio;
 	}
 	return 0;
@@ -364,16 +471,18 @@ static unsigned long udmabuf_pin_batch(void)
 static int udmabuf_add_pages(struct udmabuf *ubuf, struct page **pages,
 			     unsigned long npages)
 {
+	unsigned long i;
 	int ret;
 
-	ret = udmabuf_check_pages(pages, npages);
+	ret = udmabuf_check_pages(ubuf, pages, npages);
 	if (!ret)
 		ret = udmabuf_reserve_runs(ubuf, npages);
 	if (ret) {
 		unpin_user_pages(pages, npages);
 		return ret;
 	}
-	udmabuf_append_pages(ubuf, pages, npages);
+	for (i = 0; i < npages; i++)
+		udmabuf_append_pages(ubuf, pages[i], 1);
 	return 0;
 }
 
@@ -422,27 +531,174 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 	return 0;
 }
 
-/* On failure the buffer holds what was pinned up to then. */
-static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_iovec *iovs,
-		       u32 niov)
+/* Pinning memfds */
+
+/* Mainline's errnos, but for the last two, which it has no check for. */
+static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 {
-	struct page **pages;
+	int seals = udmabuf_get_seals(memfd->f_mapping);
+	u64 end;
+
+	if (seals < 0)
+		return seals;
+	if (!(seals & F_SEAL_SHRINK))
+		return -EINVAL;
+	if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return -EINVAL;
+	if (!size || check_add_overflow(start, size, &end) ||
+	    end > i_size_read(file_inode(memfd)))
+		return -EINVAL;
+	/* A receiver that was to read only must not write through the buffer. */
+	if (!(memfd->f_mode & FMODE_WRITE))
+		return -EACCES;
+	/* The pages are all different, and holes would be filled until OOM. */
+	if (size >> PAGE_SHIFT > totalram_pages())
+		return -ENOMEM;
+	return 0;
+}
+
+/* Pins what it can of [start, end); @offset is that in the first folio. */
+static long udmabuf_pin_folios(struct file *memfd, u64 start, u64 end,
+			       struct folio **folios, pgoff_t *offset)
+{
+	struct inode *inode = file_inode(memfd);
+	long ret;
+
+	if (inode_lock_shared_killable(inode))
+		return -EINTR;
+	ret = udmabuf_check_memfd(memfd, start, end - start);
+	if (!ret) {
+		end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
+		ret = memfd_pin_folios(memfd, start, end - 1, folios,
+				       udmabuf_pin_batch(), offset);
+	}
+	inode_unlock_shared(inode);
+	return ret;
+}
+
+static bool udmabuf_folio_has_hwpoison(struct folio *folio, unsigned long first,
+				       unsigned long npages)
+{
+	unsigned long i;
+
+	if (!folio_test_hwpoison(folio) &&
+	    !(folio_test_large(folio) && folio_test_has_hwpoisoned(folio)))
+		return false;
+	for (i = 0; i < npages; i++)
+		if (is_page_hwpoison(folio_page(folio, first + i)))
+			return true;
+	return false;
+}
+
+/* @first is the first page in the first folio, @npages in all of them. */
+static int udmabuf_add_folios(struct udmabuf *ubuf, struct folio **folios,
+			      long nfolios, unsigned long first,
+			      unsigned long npages)
+{
+	unsigned long n;
+	long i;
 	int ret;
 
-	pages = kmalloc_array(min(ubuf->charged, UDMABUF_PIN_BATCH),
-			      sizeof(*pages), GFP_KERNEL_ACCOUNT);
-	if (!pages)
+	ret = udmabuf_reserve_runs(ubuf, nfolios);
+	for (i = 0; !ret && i < nfolios; i++) {
+		n = min(npages, folio_nr_pages(folios[i]) - first);
+		ret = udmabuf_check_folio(ubuf, folios[i], ubuf->npages);
+		if (!ret && udmabuf_folio_has_hwpoison(folios[i], first, n))
+			ret = -EFAULT;
+		if (ret)
+			break;
+		udmabuf_append_pages(ubuf, folio_page(folios[i], first), n);
+		npages -= n;
+		first = 0;
+	}
+	/* The rest was not added, so nobody else will unpin it. */
+	if (i < nfolios)
+		unpin_folios(folios + i, nfolios - i);
+	return ret;
+}
+
+static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
+			     u64 start, u64 size, struct folio **folios)
+{
+	pgoff_t offset, npages;
+	u64 end = start + size;
+	long n;
+	int ret;
+
+	do {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+
+		n = udmabuf_pin_folios(memfd, start, end, folios, &offset);
+		if (n <= 0)
+			return n ?: -EINVAL;
+		npages = ubuf->npages;
+		ret = udmabuf_add_folios(ubuf, folios, n, offset >> PAGE_SHIFT,
+					 (end - start) >> PAGE_SHIFT);
+		if (ret)
+			return ret;
+		start += (u64)(ubuf->npages - npages) << PAGE_SHIFT;
+	} while (start != end);
+	return 0;
+}
+
+static int udmabuf_pin_items(struct udmabuf *ubuf,
+			     const struct udmabuf_create_item *items, u32 count,
+			     struct folio **folios)
+{
+	struct file *memfd;
+	int ret;
+	u32 i;
+
+	for (i = 0; i < count; i++) {
+		memfd = fget(items[i].memfd);
+		if (!memfd)
+			return -EBADFD;
+		ret = udmabuf_pin_memfd(ubuf, memfd, items[i].offset,
+					items[i].size, folios);
+		fput(memfd);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* What a buffer is made of: one of the two lists, which has been checked. */
+struct udmabuf_source {
+	const struct udmabuf_iovec *iovs;
+	const struct udmabuf_create_item *items;
+	u32 count;
+	unsigned long npages;
+};
+
+/* On failure the buffer holds what was pinned up to then. */
+static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source)
+{
+	void **batch;
+	int ret;
+
+	batch = kmalloc_array(min(source->npages, UDMABUF_PIN_BATCH),
+			      sizeof(*batch), GFP_KERNEL_ACCOUNT);
+	if (!batch)
 		return -ENOMEM;
 
 	atomic_inc(&udmabuf_pinners);
-	ret = udmabuf_pin_iovs(ubuf, iovs, niov, pages);
+	if (source->iovs)
+		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count,
+				       (struct page **)batch);
+	else
+		ret = udmabuf_pin_items(ubuf, source->items, source->count,
+					(struct folio **)batch);
 	atomic_dec(&udmabuf_pinners);
 
-	kfree(pages);
+	kfree(batch);
 	if (!ret)
 		udmabuf_trim_runs(ubuf);
 	return ret;
 }
+
+/* Unpinning */
 
 static void udmabuf_unpin_run(unsigned long pfn, unsigned long npages,
 			      bool dirty)
@@ -457,6 +713,22 @@ static void udmabuf_unpin_run(unsigned long pfn, unsigned long npages,
 	}
 }
 
+static void udmabuf_unpin_folios(unsigned long pfn, unsigned long npages,
+				 bool dirty)
+{
+	unsigned long n;
+
+	for (; npages; pfn += n, npages -= n) {
+		struct page *page = pfn_to_page(pfn);
+		struct folio *folio = page_folio(page);
+
+		n = folio_nr_pages(folio) - folio_page_idx(folio, page);
+		n = min(n, npages);
+		unpin_user_page_range_dirty_lock(page, 1, dirty);
+		cond_resched();
+	}
+}
+
 /*
  * Writers through the buffer leave no trace in the page tables that reclaim
  * looks at: pages that are not dirtied here may lose what was written.
@@ -465,9 +737,14 @@ static void udmabuf_unpin(struct udmabuf *ubuf, bool dirty)
 {
 	size_t i;
 
-	for (i = 0; i < ubuf->nruns; i++)
-		udmabuf_unpin_run(ubuf->runs[i].pfn,
-				  udmabuf_run_npages(ubuf, i), dirty);
+	for (i = 0; i < ubuf->nruns; i++) {
+		unsigned long npages = udmabuf_run_npages(ubuf, i);
+
+		if (ubuf->folio_pins)
+			udmabuf_unpin_folios(ubuf->runs[i].pfn, npages, dirty);
+		else
+			udmabuf_unpin_run(ubuf->runs[i].pfn, npages, dirty);
+	}
 }
 
 /* Birth and death */
@@ -491,6 +768,7 @@ static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 	udmabuf_unpin(ubuf, dirty);
 	udmabuf_uncharge(ubuf);
 	kvfree(ubuf->runs);
+	kfree(ubuf->files);
 	mutex_destroy(&ubuf->lock);
 	kfree(ubuf);
 }
@@ -703,16 +981,20 @@ static const struct vm_operations_struct udmabuf_vm_ops = {
 static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
+	bool sealed;
 
 	/* Copy on write would need pages that belong to somebody. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	if (!ubuf->writable) {
-		/* The core checks the dma-buf's mode, an importer only its own. */
-		if (vma->vm_flags & VM_WRITE)
-			return -EACCES;
+	/* A memfd sealed meanwhile keeps the writers it has but gets no new ones. */
+	sealed = udmabuf_is_sealed(ubuf);
+	/* The core checks the dma-buf's mode, an importer only its own. */
+	if (vma->vm_flags & VM_WRITE && !ubuf->writable)
+		return -EACCES;
+	if (vma->vm_flags & VM_WRITE && sealed)
+		return -EPERM;
+	if (!ubuf->writable || sealed)
 		vm_flags_clear(vma, VM_MAYWRITE);
-	}
 
 	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
 	vma->vm_private_data = ubuf;
@@ -828,9 +1110,40 @@ static int udmabuf_export(struct udmabuf *ubuf, u32 flags)
 	return fd;
 }
 
+/* Creation */
+
+static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
+{
+	struct udmabuf *ubuf;
+	int ret = 0;
+
+	ubuf = udmabuf_alloc(!(flags & UDMABUF_FLAGS_RDONLY));
+	if (!ubuf)
+		return -ENOMEM;
+	ubuf->max_npages = source->npages;
+	ubuf->folio_pins = source->items;
+
+	/* Nobody has ever been charged for a memfd: programs count on that. */
+	if (source->iovs)
+		ret = udmabuf_charge(ubuf, source->npages);
+	if (!ret)
+		ret = udmabuf_pin(ubuf, source);
+	if (ret) {
+		udmabuf_free(ubuf, false);
+		return ret;
+	}
+	return udmabuf_export(ubuf, flags);
+}
+
+static u64 udmabuf_max_npages(void)
+{
+	return min3((u64)READ_ONCE(size_limit_mb) << (20 - PAGE_SHIFT),
+		    (u64)INT_MAX, (u64)SIZE_MAX >> PAGE_SHIFT);
+}
+
 /* UDMABUF_CREATE */
 
-static int udmabuf_check_head(const struct udmabuf_create *head)
+static int udmabuf_check_head(const struct udmabuf_create_iovec *head)
 {
 	if (head->flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY))
 		return -EINVAL;
@@ -854,55 +1167,30 @@ static int udmabuf_check_iov(const struct udmabuf_iovec *iov)
 	return 0;
 }
 
-static int udmabuf_check_iovs(const struct udmabuf_iovec *iovs, u32 niov,
-			      unsigned long *npages)
+static int udmabuf_check_iovs(struct udmabuf_source *source)
 {
-	u64 limit = (u64)READ_ONCE(size_limit_mb) << (20 - PAGE_SHIFT);
+	u64 limit = udmabuf_max_npages();
 	u64 sum = 0;
 	int ret;
 	u32 i;
 
-	limit = min3(limit, (u64)INT_MAX, (u64)SIZE_MAX >> PAGE_SHIFT);
-	for (i = 0; i < niov; i++) {
-		ret = udmabuf_check_iov(&iovs[i]);
+	for (i = 0; i < source->count; i++) {
+		ret = udmabuf_check_iov(&source->iovs[i]);
 		if (ret)
 			return ret;
 		/* Once over the limit it may as well stay just over it. */
-		sum = min(sum + (iovs[i].len >> PAGE_SHIFT), limit + 1);
+		sum = min(sum + (source->iovs[i].len >> PAGE_SHIFT), limit + 1);
 	}
 	if (sum > limit)
 		return -E2BIG;
-	*npages = sum;
+	source->npages = sum;
 	return 0;
 }
 
-static int udmabuf_create_from_iovs(const struct udmabuf_iovec *iovs,
-				    const struct udmabuf_create *head)
+static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 {
-	unsigned long npages;
-	struct udmabuf *ubuf;
-	int ret;
-
-	ret = udmabuf_check_iovs(iovs, head->niov, &npages);
-	if (ret)
-		return ret;
-	ubuf = udmabuf_alloc(!(head->flags & UDMABUF_FLAGS_RDONLY));
-	if (!ubuf)
-		return -ENOMEM;
-
-	ret = udmabuf_charge(ubuf, npages);
-	if (!ret)
-		ret = udmabuf_pin(ubuf, iovs, head->niov);
-	if (ret) {
-		udmabuf_free(ubuf, false);
-		return ret;
-	}
-	return udmabuf_export(ubuf, head->flags);
-}
-
-static long udmabuf_ioctl_create(struct udmabuf_create __user *arg)
-{
-	struct udmabuf_create head;
+	struct udmabuf_create_iovec head;
+	struct udmabuf_source source = {};
 	struct udmabuf_iovec *iovs;
 	int ret;
 
@@ -915,20 +1203,100 @@ static long udmabuf_ioctl_create(struct udmabuf_create __user *arg)
 	iovs = kvmalloc_array(head.niov, sizeof(*iovs), UDMABUF_GFP);
 	if (!iovs)
 		return -ENOMEM;
+	source.iovs = iovs;
+	source.count = head.niov;
 	if (copy_from_user(iovs, arg->iovs, array_size(head.niov, sizeof(*iovs))))
 		ret = -EFAULT;
 	else
-		ret = udmabuf_create_from_iovs(iovs, &head);
+		ret = udmabuf_check_iovs(&source);
+	if (!ret)
+		ret = udmabuf_create(&source, head.flags);
 	kvfree(iovs);
 	return ret;
 }
+
+/* UDMABUF_CREATE_MEMFD, UDMABUF_CREATE_LIST */
+
+static int udmabuf_check_items(struct udmabuf_source *source)
+{
+	u64 limit = udmabuf_max_npages();
+	u64 sum = 0;
+	u32 i;
+
+	for (i = 0; i < source->count; i++) {
+		if (!IS_ALIGNED(source->items[i].offset | source->items[i].size,
+				PAGE_SIZE))
+			return -EINVAL;
+		sum += source->items[i].size >> PAGE_SHIFT;
+		if (sum > limit)
+			return -EINVAL;
+	}
+	if (!sum)
+		return -EINVAL;
+	source->npages = sum;
+	return 0;
+}
+
+static long udmabuf_create_from_items(const struct udmabuf_create_item *items,
+				      u32 count, u32 flags)
+{
+	struct udmabuf_source source = { .items = items, .count = count };
+	int ret;
+
+	ret = udmabuf_check_items(&source);
+	if (ret)
+		return ret;
+	/* Programs pass stray bits, which mainline has always ignored. */
+	return udmabuf_create(&source, flags & UDMABUF_FLAGS_CLOEXEC);
+}
+
+static long udmabuf_ioctl_create_memfd(struct udmabuf_create_memfd __user *arg)
+{
+	struct udmabuf_create_memfd create;
+	struct udmabuf_create_item item = {};
+
+	if (copy_from_user(&create, arg, sizeof(create)))
+		return -EFAULT;
+	item.memfd = create.memfd;
+	item.offset = create.offset;
+	item.size = create.size;
+	return udmabuf_create_from_items(&item, 1, create.flags);
+}
+
+static long udmabuf_ioctl_create_list(struct udmabuf_create_list __user *arg)
+{
+	struct udmabuf_create_item *items;
+	struct udmabuf_create_list head;
+	long ret;
+
+	if (copy_from_user(&head, arg, sizeof(head)))
+		return -EFAULT;
+	if (!head.count || head.count > READ_ONCE(list_limit))
+		return -EINVAL;
+
+	items = kvmalloc_array(head.count, sizeof(*items), UDMABUF_GFP);
+	if (!items)
+		return -ENOMEM;
+	if (copy_from_user(items, arg->list, array_size(head.count, sizeof(*items))))
+		ret = -EFAULT;
+	else
+		ret = udmabuf_create_from_items(items, head.count, head.flags);
+	kvfree(items);
+	return ret;
+}
+
+/* The device */
 
 static long udmabuf_ioctl(struct file *file, unsigned int cmd,
 			  unsigned long arg)
 {
 	switch (cmd) {
-	case UDMABUF_CREATE:
-		return udmabuf_ioctl_create((void __user *)arg);
+	case UDMABUF_CREATE_IOVEC:
+		return udmabuf_ioctl_create_iovec((void __user *)arg);
+	case UDMABUF_CREATE_MEMFD:
+		return udmabuf_ioctl_create_memfd((void __user *)arg);
+	case UDMABUF_CREATE_LIST:
+		return udmabuf_ioctl_create_list((void __user *)arg);
 	default:
 		return -ENOTTY;
 	}
