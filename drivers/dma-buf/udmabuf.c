@@ -40,6 +40,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
+#include <linux/folio_batch.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
@@ -49,6 +50,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
@@ -557,6 +559,34 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 	return 0;
 }
 
+/*
+ * A poisoned page stays in the page cache. memfd_pin_folios() would pin it, or,
+ * where it is to be moved first, try that for ever: it cannot be isolated.
+ */
+static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
+			       pgoff_t last)
+{
+	unsigned long seen = 0;
+	struct folio_batch batch;
+	bool poisoned = false;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (!poisoned && seen < UDMABUF_PIN_BATCH &&
+	       filemap_get_folios(mapping, &first, last, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			poisoned |= folio_test_hwpoison(folio) ||
+				    (folio_test_large(folio) &&
+				     folio_test_has_hwpoisoned(folio));
+		}
+		seen += i;
+		folio_batch_release(&batch);
+	}
+	return poisoned ? -EFAULT : 0;
+}
+
 /* Pins what it can of [start, end); @offset is that in the first folio. */
 static long udmabuf_pin_folios(struct file *memfd, u64 start, u64 end,
 			       struct folio **folios, pgoff_t *offset)
@@ -567,27 +597,15 @@ static long udmabuf_pin_folios(struct file *memfd, u64 start, u64 end,
 	if (inode_lock_shared_killable(inode))
 		return -EINTR;
 	ret = udmabuf_check_memfd(memfd, start, end - start);
-	if (!ret) {
-		end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
+	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
+	if (!ret)
+		ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
+					  (end - 1) >> PAGE_SHIFT);
+	if (!ret)
 		ret = memfd_pin_folios(memfd, start, end - 1, folios,
 				       udmabuf_pin_batch(), offset);
-	}
 	inode_unlock_shared(inode);
 	return ret;
-}
-
-static bool udmabuf_folio_has_hwpoison(struct folio *folio, unsigned long first,
-				       unsigned long npages)
-{
-	unsigned long i;
-
-	if (!folio_test_hwpoison(folio) &&
-	    !(folio_test_large(folio) && folio_test_has_hwpoisoned(folio)))
-		return false;
-	for (i = 0; i < npages; i++)
-		if (is_page_hwpoison(folio_page(folio, first + i)))
-			return true;
-	return false;
 }
 
 /* @first is the first page in the first folio, @npages in all of them. */
@@ -603,8 +621,6 @@ static int udmabuf_add_folios(struct udmabuf *ubuf, struct folio **folios,
 	for (i = 0; !ret && i < nfolios; i++) {
 		n = min(npages, folio_nr_pages(folios[i]) - first);
 		ret = udmabuf_check_folio(ubuf, folios[i], ubuf->npages);
-		if (!ret && udmabuf_folio_has_hwpoison(folios[i], first, n))
-			ret = -EFAULT;
 		if (ret)
 			break;
 		udmabuf_append_pages(ubuf, folio_page(folios[i], first), n);

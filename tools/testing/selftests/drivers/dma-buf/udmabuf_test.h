@@ -10,6 +10,8 @@
  * kernel's counters; session_close() drops every buffer and says which counter
  * did not come back. Each fixture has one, so each test proves that it left
  * nothing pinned or charged.
+ *
+ * Programs that define RUNS_ON_MAINLINE test what mainline's driver has too.
  */
 #ifndef _UDMABUF_TEST_H
 #define _UDMABUF_TEST_H
@@ -20,6 +22,7 @@
 #include <linux/capability.h>
 #include <linux/dma-buf.h>
 #include <linux/magic.h>
+#include <linux/memfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <setjmp.h>
@@ -272,6 +275,55 @@ static inline int _create_one(int dev, __u32 flags, const void *addr, size_t len
 #define test_err_create_one(err, dev, flags, addr, len)			\
 	EXPECT_ERRNO(err, _create_one(dev, flags, addr, len))
 
+static inline int _create_memfd(int dev, __u32 flags, int memfd, __u64 offset, __u64 size)
+{
+	struct udmabuf_create_memfd arg = {
+		.memfd = memfd,
+		.flags = flags,
+		.offset = offset,
+		.size = size,
+	};
+
+	return ioctl(dev, UDMABUF_CREATE_MEMFD, &arg);
+}
+
+#define test_create_memfd(dev, flags, memfd, offset, size)		\
+	({								\
+		int __fd = _create_memfd(dev, flags, memfd, offset, size); \
+		ASSERT_LE(0, __fd) TH_LOG("create: %s", strerror(errno)); \
+		__fd;							\
+	})
+#define test_err_create_memfd(err, dev, flags, memfd, offset, size)	\
+	EXPECT_ERRNO(err, _create_memfd(dev, flags, memfd, offset, size))
+
+static inline int _create_list(int dev, __u32 flags, const struct udmabuf_create_item *items,
+			       __u32 count)
+{
+	struct udmabuf_create_list *arg;
+	int fd, err;
+
+	arg = calloc(1, sizeof(*arg) + count * sizeof(*items));
+	if (!arg)
+		return -1;
+	arg->flags = flags;
+	arg->count = count;
+	memcpy(arg->list, items, count * sizeof(*items));
+	fd = ioctl(dev, UDMABUF_CREATE_LIST, arg);
+	err = errno;
+	free(arg);
+	errno = err;
+	return fd;
+}
+
+#define test_create_list(dev, flags, items, count)			\
+	({								\
+		int __fd = _create_list(dev, flags, items, count);	\
+		ASSERT_LE(0, __fd) TH_LOG("create: %s", strerror(errno)); \
+		__fd;							\
+	})
+#define test_err_create_list(err, dev, flags, items, count)		\
+	EXPECT_ERRNO(err, _create_list(dev, flags, items, count))
+
 static inline int _sync_cpu(int buf, __u64 flags)
 {
 	struct dma_buf_sync arg = { .flags = flags };
@@ -309,10 +361,12 @@ static inline const char *device_open(int *dev)
 		snprintf(reason, sizeof(reason), "cannot open /dev/udmabuf: %s", strerror(errno));
 		return reason;
 	}
+#ifndef RUNS_ON_MAINLINE
 	if (ioctl(*dev, UDMABUF_CREATE, NULL) == -1 && errno == ENOTTY) {
 		close(*dev);
 		return "this /dev/udmabuf has no UDMABUF_CREATE: mainline's driver";
 	}
+#endif
 	return NULL;
 }
 
@@ -687,17 +741,24 @@ static inline char *anon_thp(size_t len, const char **why_not)
 	return addr;
 }
 
-static inline char *anon_hugetlb(size_t len, const char **why_not)
+/* See to it that there are @len bytes of free huge pages. */
+static inline void hugetlb_provide(size_t len)
 {
 	const char *knob = "/proc/sys/vm/nr_hugepages";
 	long total = text_number("/proc/meminfo", "HugePages_Total:");
 	long free = text_number("/proc/meminfo", "HugePages_Free:");
 	long need = hugetlb_size() ? len / hugetlb_size() : 0;
+
+	if (free < need)
+		write_number(knob, total + need - free);
+}
+
+static inline char *anon_hugetlb(size_t len, const char **why_not)
+{
 	char *addr;
 
 	/* A child's copy takes as much again. */
-	if (free < 2 * need)
-		write_number(knob, total + 2 * need - free);
+	hugetlb_provide(2 * len);
 	addr = mmap(NULL, len, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (addr == MAP_FAILED)
@@ -705,9 +766,22 @@ static inline char *anon_hugetlb(size_t len, const char **why_not)
 	return addr;
 }
 
+/* A memfd of @len bytes with @seals; @flags in addition to sealing. */
+static inline int sealed_memfd(size_t len, unsigned int flags, unsigned int seals)
+{
+	int fd = syscall(__NR_memfd_create, "udmabuf-test",
+			 flags | MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd >= 0 && (ftruncate(fd, len) || fcntl(fd, F_ADD_SEALS, seals))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
 static inline char *map_memfd(size_t len)
 {
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 1U /* MFD_CLOEXEC */);
+	int fd = syscall(__NR_memfd_create, "udmabuf-test", MFD_CLOEXEC);
 	char *addr = MAP_FAILED;
 
 	if (!ftruncate(fd, len))

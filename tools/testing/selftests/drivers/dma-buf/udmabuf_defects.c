@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What mainline's driver gets wrong when a buffer is made of memfds. Each of
+ * these tests fails on it (Linux 7.3), some only with swiotlb=force on the
+ * kernel command line. Some make it warn or oops.
+ */
+#include <pthread.h>
+
+#define RUNS_ON_MAINLINE
+#include "udmabuf_test.h"
+
+FIXTURE(defects) {
+	struct session session;
+	int dev;
+	int fd;
+	size_t page;
+	size_t len;
+};
+
+FIXTURE_SETUP(defects)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	self->len = 64 * self->page;
+	self->fd = sealed_memfd(self->len, 0, F_SEAL_SHRINK);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(defects)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+static char *map_fd(int fd, size_t len, int prot)
+{
+	return mmap(NULL, len, prot, MAP_SHARED, fd, 0);
+}
+
+static int reopen(int fd, int mode)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, mode | O_CLOEXEC);
+}
+
+/* D1: who may only read the memfd gets a buffer to write to. */
+TEST_F(defects, memfd_open_for_reading_is_eacces)
+{
+	struct udmabuf_create_item items[] = {
+		{ self->fd, 0, 0, self->page },
+		{ reopen(self->fd, O_RDONLY), 0, 0, self->page },
+	};
+
+	test_err_create_memfd(EACCES, self->dev, 0, items[1].memfd, 0, self->len);
+	test_err_create_list(EACCES, self->dev, 0, items, 2);
+	EXPECT_NOTHING_KEPT(&self->session);
+	/* What mainline refuses for another reason is refused for that here, too. */
+	test_err_create_memfd(EINVAL, self->dev, 0, items[1].memfd, 0, self->len + self->page);
+	close(test_create_memfd(self->dev, 0, reopen(self->fd, O_RDWR), 0, self->len));
+}
+
+/* D2: what was written into a hole is not dirty, so reclaim throws it away. */
+TEST_F(defects, stores_into_holes_survive_reclaim)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	char *mem;
+
+	fill(map, self->len, 1);
+	munmap(map, self->len);
+	close(buf);
+	EXPECT_NOTHING_KEPT(&self->session);
+	mem = map_fd(self->fd, self->len, PROT_READ);
+	EXPECT_FILLED(mem, self->len, 1);
+	madvise(mem, self->len, MADV_PAGEOUT);
+	EXPECT_FILLED(mem, self->len, 1);
+}
+
+/* The same by a device, whose stores no page table notices on any kernel. */
+TEST_F(defects, device_stores_into_holes_survive_reclaim)
+{
+	struct udmabuf_importer_map map;
+	char *seen, *mem;
+	int imp;
+
+	SKIP_WITHOUT_IMPORTER();
+	seen = malloc(self->len);
+	fill(seen, self->len, 1);
+	imp = test_attach(test_create_memfd(self->dev, 0, self->fd, 0, self->len), 0, 0);
+	map = test_map(imp, IMPORTER_FROM_DEVICE);
+	test_device_write(imp, map.handle, 0, seen, self->len);
+	test_unmap(imp, map.handle);
+	close(imp);
+	unmap_buffers();
+	syscall(__NR_close_range, self->fd + 1, ~0U, 0);
+	EXPECT_NOTHING_KEPT(&self->session);
+	mem = map_fd(self->fd, self->len, PROT_READ);
+	madvise(mem, self->len, MADV_PAGEOUT);
+	EXPECT_FILLED(mem, self->len, 1);
+}
+
+/* D3: with bounce buffers a CPU access brings back what the first one saw. */
+TEST_F(defects, cpu_access_keeps_the_latest_bytes)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *mem = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
+
+	if (!swiotlb_forced())
+		SKIP(return, "boot with swiotlb=force");
+	fill(mem, self->len, 1);
+	test_sync_cpu(buf, SYNC_START(READ));
+	test_sync_cpu(buf, SYNC_END(READ));
+	fill(mem, self->len, 2);
+	test_sync_cpu(buf, SYNC_START(READ));
+	EXPECT_FILLED(mem, self->len, 2);
+	test_sync_cpu(buf, SYNC_END(READ));
+}
+
+/* D3: nor is a buffer too large for a bounce buffer that nobody needs. */
+TEST_F(defects, cpu_access_needs_no_bounce_buffer)
+{
+	size_t len = 4 << 20;
+	int fd, buf;
+
+	if (!swiotlb_forced())
+		SKIP(return, "boot with swiotlb=force");
+	hugetlb_provide(2 * len);
+	fd = sealed_memfd(len, MFD_HUGETLB, F_SEAL_SHRINK);
+	if (fd < 0)
+		SKIP(return, "no hugetlb memfds here");
+	buf = test_create_memfd(self->dev, 0, fd, 0, len);
+	EXPECT_EQ(0, _sync_cpu(buf, SYNC_START(RW)));
+	EXPECT_EQ(0, _sync_cpu(buf, SYNC_END(RW)));
+}
+
+/* D4: arrays for a size nobody has asked the memfd about; a warning. */
+TEST_F(defects, two_tib_of_nothing_is_refused_without_a_warning)
+{
+	test_err_create_memfd(EBADFD, self->dev, 0, -1, 0, 1ULL << 41);
+	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, 1ULL << 41);
+}
+
+/* A file that is larger than memory must not be filled until the OOM killer comes. */
+TEST_F(defects, two_tib_of_holes_are_refused)
+{
+	int fd = sealed_memfd(0, 0, F_SEAL_SHRINK);
+
+	if (ftruncate(fd, 1LL << 41))
+		SKIP(return, "files cannot be that large");
+	test_err_create_memfd(ENOMEM, self->dev, 0, fd, 0, 1ULL << 41);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+#define REPEATED	65536
+
+/* A list of one page @count times. */
+static int create_repeated(int dev, int fd, size_t len, size_t count)
+{
+	struct udmabuf_create_item *items = calloc(count, sizeof(*items));
+	size_t i;
+	int buf;
+
+	for (i = 0; i < count; i++)
+		items[i] = (struct udmabuf_create_item) { fd, 0, 0, len };
+	buf = _create_list(dev, 0, items, count);
+	free(items);
+	return buf;
+}
+
+/* The limits are for the whole test; mainline's is 1,024. */
+static bool set_list_limit(size_t limit)
+{
+	return !write_number(parameter_path("list_limit"), limit);
+}
+
+/*
+ * D5: the kernel's memory for a buffer is nobody's. Its lists take at least 16
+ * bytes a page here, and the memory cgroup of the creator must show them.
+ */
+TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
+{
+	char dir[] = "/tmp/cgroup-XXXXXX", group[64], path[96];
+	long before, after;
+	int buf;
+
+	if (!mkdtemp(dir) || mount("none", dir, "cgroup2", 0, NULL))
+		SKIP(return, "cannot mount cgroup2");
+	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", dir);
+	write_text(path, "+memory");
+	snprintf(group, sizeof(group), "%s/udmabuf", dir);
+	mkdir(group, 0700);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", group);
+	if (write_number(path, getpid()) || !set_list_limit(REPEATED))
+		SKIP(return, "no memory cgroups, or not root");
+	snprintf(path, sizeof(path), "%s/memory.stat", group);
+	before = text_number(path, "kernel ");
+	buf = create_repeated(self->dev, self->fd, self->page, REPEATED);
+	EXPECT_LE(0, buf);
+	after = text_number(path, "kernel ");
+	EXPECT_LT(REPEATED * 16 / 2, after - before);
+	close(buf);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+	write_number(path, getpid());
+	rmdir(group);
+	umount2(dir, MNT_DETACH);
+	rmdir(dir);
+}
+
+/* D6: 2^21 pins of a page overflow its reference count. */
+TEST_F(defects, pins_of_one_page_are_bounded)
+{
+	struct rlimit files = { 4096, 4096 };
+	int buf = 0, i;
+
+	setrlimit(RLIMIT_NOFILE, &files);
+	if (!set_list_limit(REPEATED))
+		SKIP(return, "needs root, to set module parameters");
+	for (i = 0; buf >= 0 && i <= (1 << 21) / REPEATED; i++)
+		buf = create_repeated(self->dev, self->fd, self->page, REPEATED);
+	EXPECT_EQ(-1, buf);
+	EXPECT_EQ(ENOMEM, errno);
+}
+
+#define KILLED_LEN	(64UL << 20)
+#define KILLED_TIMES	1024
+#define KILLED_PART	32
+
+/* D7: a killed create goes on to its end. */
+TEST_F(defects, create_can_be_killed)
+{
+	int fd = sealed_memfd(KILLED_LEN, 0, F_SEAL_SHRINK);
+	long long start, part_ms;
+	pid_t pid;
+
+	close(test_create_memfd(self->dev, 0, fd, 0, KILLED_LEN));
+	start = now_ms();
+	close(create_repeated(self->dev, fd, KILLED_LEN, KILLED_PART));
+	part_ms = now_ms() - start;
+	pid = fork();
+	if (!pid) {
+		create_repeated(self->dev, fd, KILLED_LEN, KILLED_TIMES);
+		_exit(1);
+	}
+	sleep_ms(100);
+	start = now_ms();
+	kill(pid, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, reap(pid));
+	EXPECT_GT(part_ms * (KILLED_TIMES / KILLED_PART) / 4 + 200, now_ms() - start);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* D8: the first touch fills the page tables of the whole mapping. */
+TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
+{
+	size_t times = 128, len = 1 << 20;
+	int fd = sealed_memfd(len, 0, F_SEAL_SHRINK);
+	int buf = create_repeated(self->dev, fd, len, times);
+	char *map = test_map_buf(buf, times * len, PROT_READ);
+	long before = text_number("/proc/self/status", "VmPTE:");
+
+	EXPECT_EQ(0, fault_signal(map, false));
+	EXPECT_GE(3 * (long)self->page / 1024,
+		  text_number("/proc/self/status", "VmPTE:") - before);
+}
+
+/* D11: a negative limit turns it off, and sizes wrap. */
+TEST_F(defects, limits_are_not_negative)
+{
+	static const char * const names[] = { "list_limit", "size_limit_mb" };
+	char before[32];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		const char *path = parameter_path(names[i]);
+
+		ASSERT_LT(0, read_text(path, before, sizeof(before)));
+		if (access(path, W_OK))
+			SKIP(return, "needs root, to set module parameters");
+		EXPECT_NE(0, write_text(path, "-1"));
+		write_text(path, before);
+	}
+}
+
+/* D12: the end of an access that did not begin is no error. */
+TEST_F(defects, sync_end_without_start)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+
+	EXPECT_EQ(0, _sync_cpu(buf, SYNC_END(RW)));
+	EXPECT_EQ(0, _sync_cpu(buf, SYNC_END(READ)));
+}
+
+/* D12: a page that fails later can still be read through the buffer. */
+TEST_F(defects, page_poisoned_later_is_sigbus)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	char *mem = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
+
+	fill(mem, self->len, 1);
+	if (poison(mem + 5 * self->page))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * self->page, false));
+	EXPECT_EQ(-1, filled_until(map, 5 * self->page, 1, 0));
+	munmap(mem, self->len);
+}
+
+/* D14: sealed against new writers, the memfd gets them through the buffer. */
+TEST_F(defects, sealed_memfd_gets_no_new_writers)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *old = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	char *map;
+
+	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	test_err_map_buf(EPERM, buf, self->len, PROT_READ | PROT_WRITE, 0);
+	map = test_map_buf(buf, self->len, PROT_READ);
+	EXPECT_ERRNO(EACCES, mprotect(map, self->len, PROT_READ | PROT_WRITE));
+	fill(old, self->len, 1);
+	EXPECT_FILLED(map, self->len, 1);
+}
+
+/* The same where the file has forgotten the first pages, and others come before it. */
+TEST_F(defects, sealed_memfd_with_a_hole_gets_no_new_writers)
+{
+	int other = sealed_memfd(self->page, 0, F_SEAL_SHRINK);
+	struct udmabuf_create_item items[] = {
+		{ other, 0, 0, self->page },
+		{ self->fd, 0, 0, self->len },
+	};
+	size_t len = self->len + self->page;
+	int buf = test_create_list(self->dev, 0, items, 2);
+
+	ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			       self->len / 2));
+	munmap(test_map_buf(buf, len, PROT_READ | PROT_WRITE), len);
+	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	test_err_map_buf(EPERM, buf, len, PROT_READ | PROT_WRITE, 0);
+	test_err_map_buf(EPERM, buf, self->page, PROT_READ | PROT_WRITE, 0);
+}
+
+/*
+ * Two at once begin a buffer's first CPU access. Mainline makes a mapping for
+ * each and forgets one (its bounce buffer is never given back), or uses an error
+ * as a mapping.
+ */
+#define RACES	500
+
+static pthread_barrier_t race_start;
+
+static void *race_sync(void *arg)
+{
+	int buf = *(int *)arg;
+
+	pthread_barrier_wait(&race_start);
+	_sync_cpu(buf, SYNC_START(RW));
+	_sync_cpu(buf, SYNC_END(RW));
+	return NULL;
+}
+
+TEST_F(defects, racing_first_accesses_leave_nothing)
+{
+	const char *used = "/sys/kernel/debug/swiotlb/io_tlb_used";
+	pthread_t threads[2];
+	long before, after;
+	int buf, i, j;
+
+	if (!swiotlb_forced())
+		SKIP(return, "boot with swiotlb=force");
+	before = text_number(used, "");
+	ASSERT_LE(0, before) TH_LOG("no %s", used);
+	pthread_barrier_init(&race_start, NULL, 2);
+	for (i = 0; i < RACES; i++) {
+		buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+		for (j = 0; j < 2; j++)
+			pthread_create(&threads[j], NULL, race_sync, &buf);
+		for (j = 0; j < 2; j++)
+			pthread_join(threads[j], NULL);
+		close(buf);
+	}
+	EXPECT_NOTHING_KEPT(&self->session);
+	after = text_number(used, "");
+	/* Others use some, and they come and go. */
+	EXPECT_GT(before + (long)(self->len / 2048), after);
+}
+
+/*
+ * D12: a page that has failed before is put into the buffer; if it is in the
+ * movable zone, the kernel tries for ever to get it out of there.
+ */
+TEST_F(defects, poisoned_page_is_refused)
+{
+	char *mem = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
+
+	fill(mem, self->len, 1);
+	if (poison(mem + 5 * self->page))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	test_err_create_memfd(EFAULT, self->dev, 0, self->fd, 0, self->len);
+	close(test_create_memfd(self->dev, 0, self->fd, 0, 5 * self->page));
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+TEST_HARNESS_MAIN

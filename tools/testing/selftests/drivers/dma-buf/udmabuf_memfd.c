@@ -1,0 +1,650 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The calls for memfds, as programs written for mainline's driver rely on them:
+ * all of this holds on mainline's driver as well.
+ */
+#include <pthread.h>
+
+#define RUNS_ON_MAINLINE
+#include "udmabuf_test.h"
+
+enum memfd_kind {
+	MEMFD_SMALL,
+	MEMFD_THP,
+	MEMFD_HUGETLB,
+};
+
+FIXTURE(memfd) {
+	struct session session;
+	int dev;
+	int fd;
+	char *mem;
+	size_t len;
+	size_t page;
+	size_t npages;
+	struct udmabuf_create_item *items;	/* room for npages */
+};
+
+FIXTURE_VARIANT(memfd) {
+	enum memfd_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(memfd, small) { .kind = MEMFD_SMALL };
+FIXTURE_VARIANT_ADD(memfd, thp) { .kind = MEMFD_THP };
+FIXTURE_VARIANT_ADD(memfd, hugetlb) { .kind = MEMFD_HUGETLB };
+
+#define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+static size_t memfd_len(enum memfd_kind kind)
+{
+	switch (kind) {
+	case MEMFD_THP:
+		return 2 * thp_size();
+	case MEMFD_HUGETLB:
+		return 2 * hugetlb_size();
+	default:
+		return 32 * page_size();
+	}
+}
+
+FIXTURE_SETUP(memfd)
+{
+	bool hugetlb = variant->kind == MEMFD_HUGETLB;
+
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	self->len = memfd_len(variant->kind);
+	self->npages = self->len / self->page;
+	self->items = calloc(self->npages, sizeof(*self->items));
+	if (hugetlb)
+		hugetlb_provide(2 * self->len);
+	self->fd = sealed_memfd(self->len, hugetlb ? MFD_HUGETLB : 0, F_SEAL_SHRINK);
+	if (hugetlb && self->fd < 0)
+		SKIP(return, "no hugetlb memfds here");
+	ASSERT_LE(0, self->fd);
+
+	if (variant->kind == MEMFD_THP && write_text(SHMEM_THP, "always"))
+		SKIP(return, "cannot set " SHMEM_THP);
+	self->mem = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	if (hugetlb && self->mem == MAP_FAILED)
+		SKIP(return, "not enough hugetlb pages");
+	ASSERT_NE(MAP_FAILED, (void *)self->mem);
+	fill(self->mem, self->len, 1);
+	if (variant->kind == MEMFD_THP) {
+		write_text(SHMEM_THP, "never");
+		if (!physically_contiguous(self->mem, thp_size()))
+			SKIP(return, "the kernel had no transparent huge page to give");
+	}
+}
+
+FIXTURE_TEARDOWN(memfd)
+{
+	munmap(self->mem, self->len);
+	SESSION_CLOSE(&self->session);
+}
+
+static void add_item(struct _test_data_memfd *self, size_t *count, size_t pgoff, size_t npages)
+{
+	self->items[(*count)++] = (struct udmabuf_create_item) {
+		.memfd = self->fd,
+		.offset = pgoff * self->page,
+		.size = npages * self->page,
+	};
+}
+
+/* The first item of which the buffer does not hold the memory, or -1. */
+static long wrong_item(const struct _test_data_memfd *self, const char *map, size_t count)
+{
+	size_t i;
+
+	for (i = 0; i < count; map += self->items[i++].size)
+		if (memcmp(map, self->mem + self->items[i].offset, self->items[i].size))
+			return i;
+	return -1;
+}
+
+/* Create from @count items and look at the buffer, before and after stores to both sides. */
+#define EXPECT_LIST_WORKS(count)					\
+	({								\
+		int __buf = test_create_list(self->dev, 0, self->items, count); \
+		size_t __i, __len = 0;					\
+		char *__map;						\
+		for (__i = 0; __i < (count); __i++)			\
+			__len += self->items[__i].size;			\
+		EXPECT_EQ(__len, lseek(__buf, 0, SEEK_END));		\
+		__map = test_map_buf(__buf, __len, PROT_READ | PROT_WRITE); \
+		EXPECT_EQ(-1, wrong_item(self, __map, count));		\
+		fill(self->mem, self->len, 2);				\
+		EXPECT_EQ(-1, wrong_item(self, __map, count));		\
+		fill(__map, __len, 3);					\
+		EXPECT_EQ(-1, wrong_item(self, __map, count));		\
+		__buf;							\
+	})
+
+TEST_F(memfd, whole)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+
+	EXPECT_EQ(self->len, lseek(buf, 0, SEEK_END));
+	EXPECT_FILLED(map, self->len, 1);
+	fill(self->mem, self->len, 2);
+	EXPECT_FILLED(map, self->len, 2);
+	fill(map, self->len, 3);
+	EXPECT_FILLED(self->mem, self->len, 3);
+}
+
+TEST_F(memfd, part)
+{
+	size_t off = 5 * self->page, len = self->len - 9 * self->page;
+	int buf = test_create_memfd(self->dev, 0, self->fd, off, len);
+	char *map = test_map_buf(buf, len, PROT_READ);
+
+	EXPECT_EQ(len, lseek(buf, 0, SEEK_END));
+	EXPECT_EQ(-1, filled_until(map, len, 1, off));
+}
+
+TEST_F(memfd, list_of_one)
+{
+	size_t count = 0;
+
+	add_item(self, &count, 0, self->npages);
+	EXPECT_LIST_WORKS(count);
+}
+
+TEST_F(memfd, list_of_every_page_in_reverse)
+{
+	size_t count = 0;
+
+	/* No more than mainline's list_limit. */
+	while (count < self->npages && count < 1024)
+		add_item(self, &count, self->npages - 1 - count, 1);
+	EXPECT_LIST_WORKS(count);
+}
+
+/* Folios that are named piece by piece are pinned piece by piece. */
+TEST_F(memfd, list_of_neighbours)
+{
+	size_t count = 0, i;
+
+	for (i = 0; i + 4 <= self->npages && count < 256; i += 4)
+		add_item(self, &count, i, 4);
+	EXPECT_LIST_WORKS(count);
+}
+
+TEST_F(memfd, list_of_overlapping_pieces)
+{
+	size_t count = 0, half = self->npages / 2;
+
+	add_item(self, &count, 0, half);
+	add_item(self, &count, half, half);
+	add_item(self, &count, half / 2, half);
+	add_item(self, &count, 1, half - 1);
+	add_item(self, &count, half, 1);
+	EXPECT_LIST_WORKS(count);
+}
+
+TEST_F(memfd, same_page_often)
+{
+	size_t count = 0;
+
+	while (count < 16)
+		add_item(self, &count, 3, 1);
+	EXPECT_LIST_WORKS(count);
+}
+
+TEST_F(memfd, list_of_several_memfds)
+{
+	int other = sealed_memfd(4 * self->page, 0, F_SEAL_SHRINK);
+	char *mem = mmap(NULL, 4 * self->page, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0);
+	size_t count = 0;
+	char *map;
+	int buf;
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	fill(mem, 4 * self->page, 2);
+	add_item(self, &count, 1, 1);
+	self->items[count++] = (struct udmabuf_create_item) { other, 0, 0, 4 * self->page };
+	add_item(self, &count, 2, 1);
+	buf = test_create_list(self->dev, 0, self->items, count);
+	map = test_map_buf(buf, 6 * self->page, PROT_READ);
+	EXPECT_EQ(-1, filled_until(map, self->page, 1, self->page));
+	EXPECT_FILLED(map + self->page, 4 * self->page, 2);
+	EXPECT_EQ(-1, filled_until(map + 5 * self->page, self->page, 1, 2 * self->page));
+}
+
+TEST_F(memfd, several_buffers)
+{
+	char *maps[4];
+	size_t i;
+	int buf;
+
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+		maps[i] = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+		close(buf);
+	}
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		fill(maps[i], self->len, 2 + i);
+		EXPECT_FILLED(maps[(i + 1) % ARRAY_SIZE(maps)], self->len, 2 + i);
+	}
+	EXPECT_FILLED(self->mem, self->len, 2 + i - 1);
+}
+
+TEST_F(memfd, outlives_the_memfd)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char *map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+
+	munmap(self->mem, self->len);
+	close(self->fd);
+	EXPECT_FILLED(map, self->len, 1);
+	fill(map, self->len, 2);
+	EXPECT_FILLED(map, self->len, 2);
+}
+
+TEST_F(memfd, holes_are_filled)
+{
+	char *map;
+	int buf;
+
+	ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, self->len));
+	buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	map = test_map_buf(buf, self->len, PROT_READ | PROT_WRITE);
+	EXPECT_EQ(0, map[0] | map[self->len / 2] | map[self->len - 1]);
+	fill(map, self->len, 2);
+	EXPECT_FILLED(self->mem, self->len, 2);
+	fill(self->mem, self->len, 3);
+	EXPECT_FILLED(map, self->len, 3);
+}
+
+TEST_F(memfd, nothing_beyond_the_end)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->page);
+	char *map = test_map_buf(buf, self->page, PROT_READ);
+
+	test_err_map_buf(EINVAL, buf, 2 * self->page, PROT_READ, 0);
+	test_err_map_buf(EINVAL, buf, self->page, PROT_READ, self->page);
+	EXPECT_EQ(MAP_FAILED, mremap(map, self->page, 2 * self->page, MREMAP_MAYMOVE));
+}
+
+TEST_F(memfd, write_seal_waits_for_the_buffer)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+
+	munmap(self->mem, self->len);
+	EXPECT_ERRNO(EBUSY, fcntl(self->fd, F_ADD_SEALS, F_SEAL_WRITE));
+	close(buf);
+	sleep_ms(10);
+	EXPECT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_WRITE));
+	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, self->len);
+}
+
+/* Through the test importer, a device's view */
+
+TEST_F(memfd, device_reads_and_writes)
+{
+	struct udmabuf_importer_map map;
+	size_t count = 0;
+	char *seen;
+	int imp;
+
+	SKIP_WITHOUT_IMPORTER();
+	seen = malloc(self->len);
+	add_item(self, &count, self->npages / 2, self->npages / 2);
+	add_item(self, &count, 0, self->npages / 2);
+	imp = test_attach(test_create_list(self->dev, 0, self->items, count), 0, 0);
+	map = test_map(imp, IMPORTER_BIDIRECTIONAL);
+	EXPECT_EQ(self->len, map.bytes);
+	test_device_read(imp, map.handle, 0, seen, self->len);
+	EXPECT_EQ(-1, wrong_item(self, seen, count));
+	fill(seen, self->len, 2);
+	test_device_write(imp, map.handle, 0, seen, self->len);
+	test_unmap(imp, map.handle);
+	EXPECT_EQ(-1, wrong_item(self, seen, count));
+	EXPECT_EQ(-1, filled_until(self->mem + self->len / 2, self->len / 2, 2, 0));
+}
+
+/* 6.12's driver shows the first page of a large folio everywhere. */
+TEST_F(memfd, kernel_mapping_shows_every_page)
+{
+	char *seen;
+	int imp;
+
+	SKIP_WITHOUT_IMPORTER();
+	seen = malloc(self->len);
+	imp = test_attach(test_create_memfd(self->dev, 0, self->fd, 0, self->len), 0, 0);
+	test_vmap(imp);
+	test_vread(imp, 0, seen, self->len);
+	EXPECT_FILLED(seen, self->len, 1);
+	fill(seen, self->len, 2);
+	test_vwrite(imp, 0, seen, self->len);
+	EXPECT_FILLED(self->mem, self->len, 2);
+	test_vunmap(imp);
+}
+
+/* What QEMU and others look at, and the errnos by which they choose a fallback */
+
+FIXTURE(memfd_abi) {
+	struct session session;
+	int dev;
+	int fd;
+	size_t page;
+	size_t len;
+};
+
+FIXTURE_SETUP(memfd_abi)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	self->len = 8 * self->page;
+	self->fd = sealed_memfd(self->len, 0, F_SEAL_SHRINK);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(memfd_abi)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+TEST_F(memfd_abi, numbers)
+{
+	EXPECT_EQ(0x40187542, UDMABUF_CREATE_MEMFD);
+	EXPECT_EQ(0x40087543, UDMABUF_CREATE_LIST);
+	EXPECT_EQ(24, sizeof(struct udmabuf_create_item));
+	EXPECT_EQ(8, sizeof(struct udmabuf_create_list));
+}
+
+TEST_F(memfd_abi, mode_of_the_device_does_not_matter)
+{
+	static const int modes[] = { O_RDONLY, O_WRONLY, O_RDWR };
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		int dev = open("/dev/udmabuf", modes[i] | O_CLOEXEC);
+
+		ASSERT_LE(0, dev);
+		close(test_create_memfd(dev, 0, self->fd, 0, self->len));
+		close(dev);
+	}
+}
+
+TEST_F(memfd_abi, stray_bits_are_ignored)
+{
+	struct udmabuf_create_item item = { self->fd, 0xdeadbeef, 0, self->len };
+	unsigned int bit;
+
+	for (bit = 1; bit < 32; bit++) {
+		close(test_create_memfd(self->dev, 1U << bit, self->fd, 0, self->len));
+		close(test_create_list(self->dev, 1U << bit, &item, 1));
+	}
+	close(test_create_memfd(self->dev, ~0U, self->fd, 0, self->len));
+}
+
+TEST_F(memfd_abi, close_on_exec_only_if_asked_for)
+{
+	struct udmabuf_create_item item = { self->fd, 0, 0, self->len };
+
+	EXPECT_EQ(0, fcntl(test_create_memfd(self->dev, 0, self->fd, 0, self->len), F_GETFD));
+	EXPECT_EQ(0, fcntl(test_create_list(self->dev, 0, &item, 1), F_GETFD));
+	EXPECT_EQ(FD_CLOEXEC, fcntl(test_create_memfd(self->dev, UDMABUF_FLAGS_CLOEXEC, self->fd, 0,
+						      self->len), F_GETFD));
+	EXPECT_EQ(FD_CLOEXEC, fcntl(test_create_list(self->dev, UDMABUF_FLAGS_CLOEXEC, &item, 1),
+				    F_GETFD));
+}
+
+TEST_F(memfd_abi, fd_is_open_for_both_and_named_udmabuf)
+{
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	char path[64], text[1024];
+
+	EXPECT_EQ(O_RDWR, fcntl(buf, F_GETFL) & O_ACCMODE);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", buf);
+	ASSERT_LT(0, read_text(path, text, sizeof(text)));
+	EXPECT_NE(NULL, strstr(text, "exp_name:\tudmabuf\n"));
+}
+
+TEST_F(memfd_abi, unreadable_argument_is_efault)
+{
+	char *area = mmap(NULL, 2 * self->page, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct udmabuf_create_list *head = (void *)(area + self->page - sizeof(*head));
+
+	EXPECT_ERRNO(EFAULT, ioctl(self->dev, UDMABUF_CREATE_MEMFD, NULL));
+	EXPECT_ERRNO(EFAULT, ioctl(self->dev, UDMABUF_CREATE_LIST, NULL));
+	munmap(area + self->page, self->page);
+	head->count = 1;
+	EXPECT_ERRNO(EFAULT, ioctl(self->dev, UDMABUF_CREATE_LIST, head));
+}
+
+TEST_F(memfd_abi, alignment_and_size_are_einval)
+{
+	__u64 page = self->page, len = self->len;
+	struct { __u64 offset, size; } bad[] = {
+		{ 1, page }, { page / 2, page }, { 0, page / 2 }, { 0, page + 1 }, { 0, 0 },
+		{ 0, len + page }, { len, page }, { len - page, 2 * page }, { -page, page },
+		{ -page, 2 * page }, { 1ULL << 63, page }, { page, -page }, { 0, 1ULL << 63 },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct udmabuf_create_item items[] = {
+			{ self->fd, 0, 0, page },
+			{ self->fd, 0, bad[i].offset, bad[i].size },
+		};
+
+		test_err_create_memfd(EINVAL, self->dev, 0, self->fd, bad[i].offset, bad[i].size);
+		test_err_create_list(EINVAL, self->dev, 0, items, 2);
+	}
+	test_err_create_list(EINVAL, self->dev, 0, NULL, 0);
+}
+
+TEST_F(memfd_abi, what_is_no_memfd_is_ebadfd)
+{
+	int exe = open("/proc/self/exe", O_RDONLY);
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
+	int pipes[2], socks[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
+	test_err_create_memfd(EBADFD, self->dev, 0, -1, 0, self->len);
+	test_err_create_memfd(EBADFD, self->dev, 0, 1000, 0, self->len);
+	test_err_create_memfd(EBADFD, self->dev, 0, self->dev, 0, self->len);
+	test_err_create_memfd(EBADFD, self->dev, 0, pipes[0], 0, self->len);
+	test_err_create_memfd(EBADFD, self->dev, 0, socks[0], 0, self->len);
+	test_err_create_memfd(EBADFD, self->dev, 0, exe, 0, self->page);
+	test_err_create_memfd(EBADFD, self->dev, 0, open("/dev/zero", O_RDWR), 0, self->page);
+	test_err_create_memfd(EBADFD, self->dev, 0, open("/", O_RDONLY), 0, self->page);
+	test_err_create_memfd(EBADFD, self->dev, 0, buf, 0, self->len);
+	/* An argument that is wrong by itself is EINVAL first. */
+	test_err_create_memfd(EINVAL, self->dev, 0, -1, 1, self->len);
+	test_err_create_memfd(EINVAL, self->dev, 0, -1, 0, 0);
+}
+
+TEST_F(memfd_abi, seals)
+{
+	static const struct { unsigned int seals; int err; } rows[] = {
+		{ 0, EINVAL },
+		{ F_SEAL_GROW, EINVAL },
+		{ F_SEAL_WRITE, EINVAL },
+		{ F_SEAL_SHRINK | F_SEAL_WRITE, EINVAL },
+		{ F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE, EINVAL },
+		{ F_SEAL_SHRINK, 0 },
+		{ F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, 0 },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		int fd = sealed_memfd(self->len, 0, rows[i].seals);
+
+		ASSERT_LE(0, fd);
+		if (rows[i].err)
+			test_err_create_memfd(rows[i].err, self->dev, 0, fd, 0, self->len);
+		else
+			close(test_create_memfd(self->dev, 0, fd, 0, self->len));
+	}
+	/* Files of a tmpfs cannot have the seal. */
+	test_err_create_memfd(EINVAL, self->dev, 0, scratch_file("tmpfs", self->len), 0, self->len);
+}
+
+/* One bad entry, wherever it is, fails the list and leaves nothing. */
+TEST_F(memfd_abi, every_entry_is_checked)
+{
+	struct udmabuf_create_item items[5];
+	size_t bad, i;
+
+	for (bad = 0; bad < ARRAY_SIZE(items); bad++) {
+		for (i = 0; i < ARRAY_SIZE(items); i++)
+			items[i] = (struct udmabuf_create_item) {
+				self->fd, 0, i * self->page, self->page
+			};
+		items[bad].memfd = self->dev;
+		test_err_create_list(EBADFD, self->dev, 0, items, ARRAY_SIZE(items));
+		items[bad].memfd = self->fd;
+		items[bad].offset = self->len;
+		test_err_create_list(EINVAL, self->dev, 0, items, ARRAY_SIZE(items));
+	}
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+TEST_F(memfd_abi, no_free_fd_is_emfile)
+{
+	struct rlimit none = { self->fd + 1, self->fd + 1 };
+	struct rlimit old;
+	int i;
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &old));
+	none.rlim_max = old.rlim_max;
+	for (i = 0; i < self->fd; i++)
+		if (fcntl(i, F_GETFD) < 0)
+			dup2(self->dev, i);
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
+	test_err_create_memfd(EMFILE, self->dev, 0, self->fd, 0, self->len);
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
+}
+
+/* Nobody is charged: QEMU's guests are larger than any quota. */
+TEST_F(memfd_abi, needs_no_quota)
+{
+	set_capability(CAP_IPC_LOCK, false);
+	ASSERT_EQ(0, set_memlock(0));
+	close(test_create_memfd(self->dev, 0, self->fd, 0, self->len));
+}
+
+/* Seals that come while buffers are made */
+
+struct race {
+	int dev;
+	int memfd;
+	volatile bool sealed;
+	volatile bool done;
+	size_t created;
+	size_t created_sealed;
+};
+
+static void *create_until_done(void *arg)
+{
+	struct race *race = arg;
+
+	while (!race->done) {
+		bool sealed = race->sealed;
+		int buf = _create_memfd(race->dev, 0, race->memfd, 0, 8 * page_size());
+
+		if (buf < 0)
+			continue;
+		race->created++;
+		race->created_sealed += sealed;
+		close(buf);
+	}
+	return NULL;
+}
+
+/* Whoever comes first, there is no buffer of a memfd sealed against writing. */
+TEST_F(memfd_abi, seal_during_create)
+{
+	struct race race = { .dev = self->dev };
+	pthread_t thread;
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		race.memfd = sealed_memfd(self->len, 0, F_SEAL_SHRINK);
+		race.sealed = false;
+		race.done = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, create_until_done, &race));
+		sleep_ms(i % 4);
+		while (fcntl(race.memfd, F_ADD_SEALS, F_SEAL_WRITE))
+			ASSERT_EQ(EBUSY, errno);
+		race.sealed = true;
+		EXPECT_EQ(self->session.before.pinned, pinned_pages());
+		race.done = true;
+		pthread_join(thread, NULL);
+		close(race.memfd);
+	}
+	EXPECT_NE(0, race.created);
+	EXPECT_EQ(0, race.created_sealed);
+}
+
+/* The limits that programs read, and administrators write */
+
+FIXTURE(limits) {
+	struct session session;
+	int dev;
+	int fd;
+	size_t page;
+	char list_limit[32];
+	char size_limit[32];
+};
+
+FIXTURE_SETUP(limits)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	self->fd = sealed_memfd(2 << 20, 0, F_SEAL_SHRINK);
+	ASSERT_LT(0, read_text(parameter_path("list_limit"), self->list_limit,
+			       sizeof(self->list_limit)));
+	ASSERT_LT(0, read_text(parameter_path("size_limit_mb"), self->size_limit,
+			       sizeof(self->size_limit)));
+	if (access(parameter_path("list_limit"), W_OK))
+		SKIP(return, "needs root, to set module parameters");
+}
+
+FIXTURE_TEARDOWN(limits)
+{
+	write_text(parameter_path("list_limit"), self->list_limit);
+	write_text(parameter_path("size_limit_mb"), self->size_limit);
+	SESSION_CLOSE(&self->session);
+}
+
+TEST_F(limits, list_limit)
+{
+	struct udmabuf_create_item items[4];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(items); i++)
+		items[i] = (struct udmabuf_create_item) { self->fd, 0, i * self->page, self->page };
+	ASSERT_EQ(0, write_number(parameter_path("list_limit"), 3));
+	close(test_create_list(self->dev, 0, items, 3));
+	test_err_create_list(EINVAL, self->dev, 0, items, 4);
+	ASSERT_EQ(0, write_number(parameter_path("list_limit"), 4));
+	close(test_create_list(self->dev, 0, items, 4));
+}
+
+TEST_F(limits, size_limit)
+{
+	struct udmabuf_create_item items[] = {
+		{ self->fd, 0, 0, 1 << 20 },
+		{ self->fd, 0, 0, self->page },
+	};
+
+	ASSERT_EQ(0, write_number(parameter_path("size_limit_mb"), 1));
+	close(test_create_memfd(self->dev, 0, self->fd, 0, 1 << 20));
+	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, (1 << 20) + self->page);
+	test_err_create_list(EINVAL, self->dev, 0, items, 2);
+	ASSERT_EQ(0, write_number(parameter_path("size_limit_mb"), 2));
+	close(test_create_memfd(self->dev, 0, self->fd, 0, 2 << 20));
+}
+
+TEST_HARNESS_MAIN
