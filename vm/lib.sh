@@ -93,7 +93,10 @@ apt_setup()
 		[ -z "$security" ] || for s in trixie bookworm; do
 			echo "deb [signed-by=$key] $security $s-security main"
 		done
-	} >"$d/sources.list"
+	} >"$d/sources.new"
+	# other sources: the lists are not those of today
+	cmp -s "$d/sources.new" "$d/sources.list" || rm -f "$d/updated"
+	mv "$d/sources.new" "$d/sources.list"
 	# bookworm is there for its kernel alone, testing for what a userland() asks
 	# of it; newer kernels want a newer linux-base
 	cat >"$d/preferences" <<-END
@@ -191,12 +194,11 @@ setup()
 	flock -w 3 9 || { say 'waiting for another run that uses the cache'; flock 9; }
 	# asking apt takes seconds, and its answer is the same until the lists change
 	memo=$cache/apt/memo-$( (echo "$stock_default $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
-	[ -e "$cache/apt/apt.conf" ] || apt_setup
+	[ -e "$memo" ] || apt_setup
 	apt_update
 	if [ "$memo" -nt "$cache/apt/updated" ] && read -r root src <"$memo" && [ -e "$root/.complete" ]; then
 		:
 	else
-		apt_setup
 		all=$(stock_all)
 		# shellcheck disable=SC2086
 		for v in $(printf '%s\n' $stock_default "$@" | sort -u); do

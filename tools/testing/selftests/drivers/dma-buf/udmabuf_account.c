@@ -330,4 +330,115 @@ TEST_F(account, every_page_is_pinned_once)
 	EXPECT_EQ(before, pinned_pages());
 }
 
+/*
+ * The device as udev gives it out on Debian: mode 0660, group kvm; its user as
+ * QEMU runs: no capabilities, the usual quota of 8 MiB.
+ */
+
+#define KVM_GID		1100	/* any group will do */
+#define USUAL_QUOTA	(8UL << 20)
+
+FIXTURE(group) {
+	struct session session;
+	struct stat before;
+	size_t page;
+};
+
+FIXTURE_SETUP(group)
+{
+	SESSION_OPEN(&self->session);
+	if (geteuid())
+		SKIP(return, "needs root, to give the device to a group");
+	self->page = page_size();
+	close(self->session.dev);
+	ASSERT_EQ(0, stat("/dev/udmabuf", &self->before));
+	ASSERT_EQ(0, chown("/dev/udmabuf", 0, KVM_GID));
+	ASSERT_EQ(0, chmod("/dev/udmabuf", 0660));
+}
+
+FIXTURE_TEARDOWN(group)
+{
+	ASSERT_EQ(0, chown("/dev/udmabuf", self->before.st_uid, self->before.st_gid));
+	ASSERT_EQ(0, chmod("/dev/udmabuf", self->before.st_mode & 07777));
+	SESSION_CLOSE(&self->session);
+}
+
+/* Run the block as a user that is in the group @gid as well. */
+#define AS_MEMBER(gid, ...)						\
+	({								\
+		gid_t __gid = gid;					\
+		pid_t __pid = fork();					\
+		if (!__pid) {						\
+			CHILD_CHECK(!set_memlock(USUAL_QUOTA));		\
+			CHILD_CHECK(!setgroups(1, &__gid));		\
+			CHILD_CHECK(!setresgid(NOBODY_UID, NOBODY_UID, NOBODY_UID)); \
+			CHILD_CHECK(!setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID)); \
+			__VA_ARGS__;					\
+			_exit(0);					\
+		}							\
+		EXPECT_EQ(0, reap(__pid));				\
+	})
+
+TEST_F(group, others_cannot_open_the_device)
+{
+	AS_MEMBER(KVM_GID + 1, {
+		CHILD_CHECK(open("/dev/udmabuf", O_RDWR) == -1 && errno == EACCES);
+		CHILD_CHECK(open("/dev/udmabuf", O_RDONLY) == -1 && errno == EACCES);
+	});
+}
+
+/* A guest's display: much memory in a memfd, in more pieces than mainline takes. */
+TEST_F(group, member_exports_guest_memory_from_a_memfd)
+{
+	size_t len = 2 * USUAL_QUOTA, npages = len / self->page, i;
+	struct udmabuf_create_item *items = calloc(npages, sizeof(*items));
+	int fd = sealed_memfd(len, 0, F_SEAL_SHRINK);
+	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	fill(mem, len, 1);
+	for (i = 0; i < npages; i++)
+		items[i] = (struct udmabuf_create_item) {
+			fd, 0, (npages - 1 - i) * self->page, self->page
+		};
+	AS_MEMBER(KVM_GID, {
+		int dev = open("/dev/udmabuf", O_RDWR);
+		int buf = _create_list(dev, 0, items, npages);
+		char *map = _map_buf(buf, len, PROT_READ | PROT_WRITE, 0);
+
+		CHILD_CHECK(dev >= 0 && buf >= 0 && map != MAP_FAILED);
+		for (i = 0; i < npages; i++)
+			CHILD_CHECK(filled_until(map + i * self->page, self->page, 1,
+						 items[i].offset) == -1);
+	});
+	munmap(mem, len);
+}
+
+/* The same from memory of its own is what the quota is for. */
+TEST_F(group, member_pins_own_memory_up_to_the_usual_quota)
+{
+	char *mem = anon_small(USUAL_QUOTA + self->page);
+
+	AS_MEMBER(KVM_GID, {
+		int dev = open("/dev/udmabuf", O_RDWR);
+		int buf;
+
+		CHILD_CHECK(_create_one(dev, 0, mem, USUAL_QUOTA + self->page) == -1);
+		CHILD_CHECK(errno == ENOMEM);
+		buf = _create_one(dev, 0, mem, USUAL_QUOTA);
+		CHILD_CHECK(buf >= 0);
+		CHILD_CHECK(_create_one(dev, 0, mem, self->page) == -1 && errno == ENOMEM);
+		close(buf);
+		CHILD_CHECK(_create_one(dev, 0, mem, self->page) >= 0);
+	});
+}
+
+TEST_F(group, member_cannot_change_the_limits)
+{
+	AS_MEMBER(KVM_GID, {
+		CHILD_CHECK(write_text(parameter_path("list_limit"), "1") == -1);
+		CHILD_CHECK(write_text(parameter_path("size_limit_mb"), "1") == -1);
+	});
+}
+
 TEST_HARNESS_MAIN

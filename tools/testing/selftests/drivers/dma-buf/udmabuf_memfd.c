@@ -443,7 +443,7 @@ TEST_F(memfd_abi, alignment_and_size_are_einval)
 
 TEST_F(memfd_abi, what_is_no_memfd_is_ebadfd)
 {
-	int exe = open("/proc/self/exe", O_RDONLY);
+	int file = open("/proc/version", O_RDONLY);
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
 	int pipes[2], socks[2];
 
@@ -454,7 +454,7 @@ TEST_F(memfd_abi, what_is_no_memfd_is_ebadfd)
 	test_err_create_memfd(EBADFD, self->dev, 0, self->dev, 0, self->len);
 	test_err_create_memfd(EBADFD, self->dev, 0, pipes[0], 0, self->len);
 	test_err_create_memfd(EBADFD, self->dev, 0, socks[0], 0, self->len);
-	test_err_create_memfd(EBADFD, self->dev, 0, exe, 0, self->page);
+	test_err_create_memfd(EBADFD, self->dev, 0, file, 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, open("/dev/zero", O_RDWR), 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, open("/", O_RDONLY), 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, buf, 0, self->len);

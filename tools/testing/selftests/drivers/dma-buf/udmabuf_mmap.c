@@ -432,4 +432,27 @@ TEST_F(faults, truncated_memfd_stays_in_the_buffer)
 	EXPECT_FILLED(map, len, 1);
 }
 
+/* Guards D14: the owner's memfd, sealed, gets no new writers through the buffer. */
+TEST_F(faults, sealed_memfd_gets_no_new_writers)
+{
+	size_t len = 8 * page_size();
+	int fd = sealed_memfd(len, 0, 0);
+	struct udmabuf_iovec iovs[2];
+	char *mem, *old, *map;
+	int buf;
+
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	iovs[0] = (struct udmabuf_iovec) { to_u64(anon_small(len)), len };
+	iovs[1] = (struct udmabuf_iovec) { to_u64(mem), len };
+	buf = test_create(self->dev, 0, iovs, 2);
+	old = test_map_buf(buf, 2 * len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	test_err_map_buf(EPERM, buf, 2 * len, PROT_READ | PROT_WRITE, 0);
+	map = test_map_buf(buf, 2 * len, PROT_READ);
+	EXPECT_ERRNO(EACCES, mprotect(map, 2 * len, PROT_READ | PROT_WRITE));
+	fill(old, 2 * len, 1);
+	EXPECT_FILLED(map, 2 * len, 1);
+}
+
 TEST_HARNESS_MAIN
