@@ -179,25 +179,14 @@ static void window(const struct picture *pic, const struct theme *t,
 static void story(const struct picture *pic, const struct theme *t, bool night,
 		  int x, int y)
 {
-	static const char * const day_lines[] = {
-		"Drawn in malloc'ed memory.",
-		"%u ranges, one dma-buf.",
-		"A display driver imports it",
-		"and shows it: mode set.",
-	};
-	static const char * const night_lines[] = {
-		"The same %u ranges, now",
-		"with other bytes in them:",
-		"CPU stores, no ioctl but the",
-		"display's own update call.",
-	};
-	const char * const *lines = night ? night_lines : day_lines;
+	const char * const *lines = pic->story->lines[night];
 	char line[80];
 	int i;
 
 	window(pic, t, x, y, 400, 170, night ? "frame 2" : "frame 1");
-	text(pic, x + 16, y + 38, t->single, "$ udmabuf-display");
-	for (i = 0; i < 4; i++) {
+	snprintf(line, sizeof(line), "$ %s", pic->story->program);
+	text(pic, x + 16, y + 38, t->single, line);
+	for (i = 0; i < STORY_LINES; i++) {
 		snprintf(line, sizeof(line), lines[i], pic->npieces);
 		text(pic, x + 16, y + 66 + i * LINE_HEIGHT, t->ink, line);
 	}

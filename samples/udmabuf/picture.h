@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The picture that udmabuf-display shows: a desktop by day (frame 1) and by
- * night (frame 2), drawn into memory that need not be in one piece.
+ * The picture that the emulators show: a desktop by day (frame 1) and by night
+ * (frame 2), drawn into memory that need not be in one piece.
  */
 #ifndef UDMABUF_SAMPLE_PICTURE_H
 #define UDMABUF_SAMPLE_PICTURE_H
@@ -21,6 +21,14 @@ struct piece {
 	bool huge;		/* from a huge page, else a single page */
 };
 
+/* What the picture says of the program; %u is the number of pieces. */
+#define STORY_LINES	4
+
+struct story {
+	const char *program;
+	const char *lines[2][STORY_LINES];	/* of each frame */
+};
+
 /*
  * Pixels are 0x00RRGGBB. Pixel i of the picture is
  * page[i / page_pixels][i % page_pixels].
@@ -30,6 +38,7 @@ struct picture {
 	unsigned int page_pixels;
 	const struct piece *piece;	/* drawn as a map of the memory */
 	unsigned int npieces;
+	const struct story *story;
 };
 
 void picture_draw(const struct picture *pic, int frame);
