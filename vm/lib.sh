@@ -28,9 +28,9 @@ stock_default='6.1 6.12 newest'
 tools='base-files base-passwd bash bc binutils bison busybox-static bzip2
 	ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk gcc
 	gcc-12 gcc-14 gcc-multilib grep gzip kmod libc6-dev libcap-dev
-	libdrm-dev libelf-dev libssl-dev make mawk netpbm patch perl
-	python3 qemu-system-x86 rsync sed seabios shellcheck sparse
-	tar util-linux xz-utils zstd'
+	libdrm-dev libelf-dev libssl-dev libwayland-dev make mawk netpbm patch perl
+	pkgconf python3 qemu-system-x86 rsync sed seabios shellcheck sparse
+	tar util-linux wayland-protocols xz-utils zstd'
 
 say()
 {
@@ -264,22 +264,33 @@ make_root()
 }
 
 # userland NAME SUITE PACKAGE...: a Debian userland as a disk image for vm/boot
-# -r. Call it after setup; it sets $userland to the image.
+# -r. Call it after setup; it sets $userland to the image. A package with a - at
+# its end is left out, and so is what is there only for it.
 userland()
 {
-	local name=$1 suite=$2 list dir
+	local name=$1 suite=$2 list dir p status=$cache/apt/status-$1 packages=()
 	shift 2
-	set -- base-files base-passwd bash coreutils dash libc-bin mawk "$@"
 	exec 9>"$cache/lock"
 	flock 9
-	list=$(resolve -t "$suite" "$@") ||
-		die "apt cannot resolve $* in Debian $suite"
+	: >"$status"
+	for p in base-files base-passwd bash coreutils dash libc-bin mawk "$@"; do
+		case $p in
+		# for apt it is there, and new enough for all
+		*-)	printf '%s\n' "Package: ${p%-}" 'Status: install ok installed' 'Version: 999:1' \
+				'Architecture: amd64' 'Multi-Arch: same' 'Maintainer: nobody' \
+				'Description: left out' '' >>"$status" ;;
+		*)	packages+=("$p") ;;
+		esac
+	done
+	set -- -o Dir::State::status="$status" -t "$suite" "${packages[@]}"
+	list=$(resolve "$@") ||
+		die "apt cannot resolve ${packages[*]} in Debian $suite"
 	dir=$cache/userland-$name-$( (echo "$list"; declare -f unpack_packages userland) |
 		sha256sum | cut -c1-12)
 	userland=$dir/image
 	if [ ! -e "$dir/.complete" ]; then
 		say "fetching and unpacking a userland of $(echo "$list" | wc -l) packages: $name"
-		fetch_packages -t "$suite" "$@"
+		fetch_packages "$@"
 		rm -rf "$cache/userland-$name-"*
 		unpack_packages "$list" "$dir/root"
 		mkdir -p "$dir/root"/{dev,proc,sys,tmp,run,root,tests,out}
