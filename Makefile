@@ -3,6 +3,7 @@
 
 help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
+	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
@@ -12,6 +13,9 @@ help:
 
 demo:
 	@vm/demo $(KERNEL)
+
+demo-wayland:
+	@vm/demo-wayland $(KERNEL)
 
 check:
 	@vm/check $(KERNELS)
@@ -28,4 +32,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo check module apply vm clean
+.PHONY: help demo demo-wayland check module apply vm clean
