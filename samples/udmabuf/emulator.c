@@ -335,27 +335,11 @@ static int run(struct emulator *emu, uid_t uid)
 	return 0;
 }
 
-static int print_ppm(struct picture *pic, int frame)
-{
-	__u32 *pixels = checked(calloc(PICTURE_PIXELS, sizeof(*pixels)));
-	unsigned int i;
-
-	pic->page = &pixels;
-	pic->page_pixels = PICTURE_PIXELS;
-	picture_draw(pic, frame);
-
-	printf("P6\n%d %d\n255\n", PICTURE_WIDTH, PICTURE_HEIGHT);
-	for (i = 0; i < PICTURE_PIXELS; i++) {
-		putchar(pixels[i] >> 16 & 0xff);
-		putchar(pixels[i] >> 8 & 0xff);
-		putchar(pixels[i] & 0xff);
-	}
-	return ferror(stdout) || fflush(stdout);
-}
-
 int main(int argc, char **argv)
 {
-	struct emulator emu = { .pic.story = &story };
+	struct emulator emu = {
+		.pic = { .width = 800, .height = 600, .story = &story },
+	};
 	uid_t uid = geteuid();
 	int option, frame;
 
@@ -369,10 +353,10 @@ int main(int argc, char **argv)
 		errx(2, "usage: %s [-u UID] [1|2]", argv[0]);
 
 	page_size = sysconf(_SC_PAGESIZE);
-	npages = (PICTURE_BYTES + page_size - 1) / page_size;
+	npages = (picture_bytes(&emu.pic) + page_size - 1) / page_size;
 	plan(&emu.pic);
 	if (frame)
-		return print_ppm(&emu.pic, frame);
+		return picture_print(&emu.pic, frame) ? 1 : 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	emu.pic.page = checked(calloc(npages, sizeof(*emu.pic.page)));

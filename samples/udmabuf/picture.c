@@ -4,6 +4,7 @@
  * the same pixels wherever it is drawn.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "font.h"
@@ -43,7 +44,7 @@ static const struct theme themes[] = {
 
 static __u32 *pixel(const struct picture *pic, int x, int y)
 {
-	unsigned int i = y * PICTURE_WIDTH + x;
+	unsigned int i = y * pic->width + x;
 
 	return &pic->page[i / pic->page_pixels][i % pic->page_pixels];
 }
@@ -63,7 +64,7 @@ static __u32 mix(__u32 from, __u32 to, int n, int of)
 
 static void put(const struct picture *pic, int x, int y, __u32 color)
 {
-	if (x >= 0 && x < PICTURE_WIDTH && y >= 0 && y < PICTURE_HEIGHT)
+	if (x >= 0 && x < pic->width && y >= 0 && y < pic->height)
 		*pixel(pic, x, y) = color;
 }
 
@@ -83,8 +84,8 @@ static void tint(const struct picture *pic, int x, int y, int w, int h,
 {
 	int i, j;
 
-	for (j = y; j < y + h && j < PICTURE_HEIGHT; j++)
-		for (i = x; i < x + w && i < PICTURE_WIDTH; i++)
+	for (j = y; j < y + h && j < pic->height; j++)
+		for (i = x; i < x + w && i < pic->width; i++)
 			put(pic, i, j, mix(*pixel(pic, i, j), color, percent, 100));
 }
 
@@ -128,21 +129,21 @@ static void sky(const struct picture *pic, const struct theme *t, bool night)
 	__u32 seed = 7;
 	int y, i;
 
-	for (y = 0; y < PICTURE_HEIGHT; y++)
-		box(pic, 0, y, PICTURE_WIDTH, 1,
-		    mix(t->sky_top, t->sky_bottom, y, PICTURE_HEIGHT));
+	for (y = 0; y < pic->height; y++)
+		box(pic, 0, y, pic->width, 1,
+		    mix(t->sky_top, t->sky_bottom, y, pic->height));
 
 	for (i = 0; night && i < 150; i++) {
 		seed = seed * 1664525 + 1013904223;
-		box(pic, (seed >> 8) % PICTURE_WIDTH, (seed >> 20) % 400,
+		box(pic, (seed >> 8) % pic->width, (seed >> 20) % (pic->height * 2 / 3),
 		    1 + i % 2, 1 + i % 2, mix(t->sky_top, WHITE, 40 + i % 60, 100));
 	}
 
 	for (i = 5; i >= 0; i--)	/* the sun or the moon and its glow */
-		disc(pic, 690, 110, 50 + i * 9,
+		disc(pic, pic->width - 110, 110, 50 + i * 9,
 		     mix(t->light, t->sky_top, i ? 60 + i * 6 : 0, 100));
 	if (night)
-		disc(pic, 708, 98, 44, mix(t->sky_top, t->light, 30, 100));
+		disc(pic, pic->width - 92, 98, 44, mix(t->sky_top, t->light, 30, 100));
 }
 
 /* A row of round hills, each a parabola. */
@@ -151,11 +152,11 @@ static void hills(const struct picture *pic, int top, int width, int shift,
 {
 	int x, y;
 
-	for (x = 0; x < PICTURE_WIDTH; x++) {
+	for (x = 0; x < pic->width; x++) {
 		int d = (x + shift) % width - width / 2;
 
 		y = top + d * d * 240 / (width * width);
-		box(pic, x, y, 1, PICTURE_HEIGHT - y, color);
+		box(pic, x, y, 1, pic->height - y, color);
 	}
 }
 
@@ -217,13 +218,13 @@ static void memory_map(const struct picture *pic, const struct theme *t,
 
 static void panel(const struct picture *pic, const struct theme *t, bool night)
 {
-	int y = PICTURE_HEIGHT - PANEL_HEIGHT;
+	int y = pic->height - PANEL_HEIGHT;
 
-	tint(pic, 0, y, PICTURE_WIDTH, PANEL_HEIGHT, t->panel, 85);
+	tint(pic, 0, y, pic->width, PANEL_HEIGHT, t->panel, 85);
 	box(pic, 10, y + 6, 18, 18, t->single);
 	box(pic, 14, y + 10, 10, 10, t->panel);
 	text(pic, 40, y + 8, WHITE, "udmabuf");
-	text(pic, PICTURE_WIDTH - 76, y + 8, WHITE, night ? "21:30" : "09:15");
+	text(pic, pic->width - 76, y + 8, WHITE, night ? "21:30" : "09:15");
 }
 
 static void pointer(const struct picture *pic, int x, int y)
@@ -263,10 +264,32 @@ void picture_draw(const struct picture *pic, int frame)
 	bool night = frame == 2;
 
 	sky(pic, t, night);
-	hills(pic, 380, 420, 130, t->hill_far);
-	hills(pic, 460, 560, 400, t->hill_near);
-	memory_map(pic, t, night ? 60 : 400, night ? 60 : 290);
+	hills(pic, pic->height - 220, 420, 130, t->hill_far);
+	hills(pic, pic->height - 140, 560, 400, t->hill_near);
+	if (pic->npieces)
+		memory_map(pic, t, night ? 60 : 400, night ? 60 : 290);
 	story(pic, t, night, night ? 350 : 60, night ? 350 : 80);
 	panel(pic, t, night);
 	pointer(pic, night ? 520 : 300, night ? 300 : 290);
+}
+
+int picture_print(struct picture *pic, int frame)
+{
+	unsigned int i, npixels = pic->width * pic->height;
+	__u32 *pixels = calloc(npixels, sizeof(*pixels));
+
+	if (!pixels)
+		return -1;
+	pic->page = &pixels;
+	pic->page_pixels = npixels;
+	picture_draw(pic, frame);
+
+	printf("P6\n%d %d\n255\n", pic->width, pic->height);
+	for (i = 0; i < npixels; i++) {
+		putchar(pixels[i] >> 16 & 0xff);
+		putchar(pixels[i] >> 8 & 0xff);
+		putchar(pixels[i] & 0xff);
+	}
+	free(pixels);
+	return ferror(stdout) || fflush(stdout) ? -1 : 0;
 }

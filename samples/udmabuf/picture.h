@@ -7,13 +7,9 @@
 #define UDMABUF_SAMPLE_PICTURE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/types.h>
-
-#define PICTURE_WIDTH	800
-#define PICTURE_HEIGHT	600
-#define PICTURE_PIXELS	(PICTURE_WIDTH * PICTURE_HEIGHT)
-#define PICTURE_BYTES	(PICTURE_PIXELS * 4)
 
 /* A stretch of the framebuffer: pages that are taken from one place. */
 struct piece {
@@ -34,13 +30,22 @@ struct story {
  * page[i / page_pixels][i % page_pixels].
  */
 struct picture {
+	int width, height;	/* at least 800 and 600 */
 	__u32 **page;
 	unsigned int page_pixels;
-	const struct piece *piece;	/* drawn as a map of the memory */
+	const struct piece *piece;	/* drawn as a map of the memory, if any */
 	unsigned int npieces;
 	const struct story *story;
 };
 
 void picture_draw(const struct picture *pic, int frame);
+
+/* Draws into ordinary memory in one piece and prints that as PPM. */
+int picture_print(struct picture *pic, int frame);
+
+static inline size_t picture_bytes(const struct picture *pic)
+{
+	return (size_t)pic->width * pic->height * sizeof(__u32);
+}
 
 #endif /* UDMABUF_SAMPLE_PICTURE_H */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -185,7 +186,7 @@ static const struct zwp_linux_buffer_params_v1_listener params_listener = {
 	.failed = handle_failed,
 };
 
-static void import_dmabuf(struct window *win, int dmabuf)
+static void import_dmabuf(struct window *win, const struct emulator *emu)
 {
 	__u64 modifier = win->linear ? DRM_FORMAT_MOD_LINEAR : DRM_FORMAT_MOD_INVALID;
 	struct zwp_linux_buffer_params_v1 *params;
@@ -193,9 +194,9 @@ static void import_dmabuf(struct window *win, int dmabuf)
 
 	params = zwp_linux_dmabuf_v1_create_params(win->linux_dmabuf);
 	zwp_linux_buffer_params_v1_add_listener(params, &params_listener, win);
-	zwp_linux_buffer_params_v1_add(params, dmabuf, 0, 0, PICTURE_WIDTH * 4,
+	zwp_linux_buffer_params_v1_add(params, emu->dmabuf, 0, 0, emu->pic.width * 4,
 				       modifier >> 32, (__u32)modifier);
-	zwp_linux_buffer_params_v1_create(params, PICTURE_WIDTH, PICTURE_HEIGHT,
+	zwp_linux_buffer_params_v1_create(params, emu->pic.width, emu->pic.height,
 					  DRM_FORMAT_XRGB8888, 0);
 	while (!win->buffer && !win->refused)
 		dispatch(win);
@@ -203,7 +204,7 @@ static void import_dmabuf(struct window *win, int dmabuf)
 		errx(1, "the compositor cannot import the dma-buf");
 	zwp_linux_buffer_params_v1_destroy(params);
 
-	if (fstat(dmabuf, &st))
+	if (fstat(emu->dmabuf, &st))
 		err(1, "fstat");
 	printf("modifier=%s\ninode=%lu\nsize=%lu\n",
 	       win->linear ? "LINEAR" : "INVALID", (unsigned long)st.st_ino,
@@ -273,8 +274,7 @@ static void commit(struct window *win)
 	wl_callback_add_listener(frame, &frame_listener, win);
 	/* Also for the second frame: Weston ignores damage without it. */
 	wl_surface_attach(win->surface, win->buffer, 0, 0);
-	wl_surface_damage_buffer(win->surface, 0, 0, PICTURE_WIDTH,
-				 PICTURE_HEIGHT);
+	wl_surface_damage_buffer(win->surface, 0, 0, INT32_MAX, INT32_MAX);
 	win->drawn = false;
 	wl_surface_commit(win->surface);
 	while (!win->drawn)
@@ -326,7 +326,7 @@ void show_frames(struct emulator *emu)
 
 	connect_to_compositor(&win);
 	draw(emu, 1);
-	import_dmabuf(&win, emu->dmabuf);
+	import_dmabuf(&win, emu);
 	open_window(&win);
 	commit(&win);
 	let_look(&win, 1);
