@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# For scripts that run a QEMU whose guest shows pictures: the talk with a program
+# in the guest, QEMU's monitor, screen shots. For lib.sh's users, and inside a VM.
+
+# talk_to DIR: make the pipes DIR/qmp and DIR/talk for QEMU's -qmp and -chardev
+talk_to()
+{
+	local i
+	for i in qmp talk; do
+		mkfifo "$1/$i.in" "$1/$i.out"
+	done
+	# opened for both so that neither side waits for the other
+	exec {qmp_in}<>"$1/qmp.in" {qmp_out}<>"$1/qmp.out"
+	exec {talk_in}<>"$1/talk.in" {talk_out}<>"$1/talk.out"
+}
+
+# next_line PID: what the guest says next, in $line; fails when PID has ended
+next_line()
+{
+	local part
+	line=
+	until IFS= read -r -t 1 part <&"$talk_out"; do
+		line+=$part
+		kill -0 "$1" 2>/dev/null || return 1
+	done
+	line+=$part
+	line=${line%$'\r'}
+}
+
+# answer: end the guest program's wait
+answer()
+{
+	echo >&"$talk_in"
+}
+
+# qmp COMMAND: to QEMU's monitor; waits for the answer
+qmp()
+{
+	local answer
+	echo "$1" >&"$qmp_in"
+	while read -r -t 60 answer <&"$qmp_out"; do
+		case $answer in
+		'{"return"'*) return ;;
+		'{"error"'*) die "QEMU: $answer" ;;
+		esac
+	done
+	die 'QEMU does not answer'
+}
+
+# screen_shot FILE.ppm
+screen_shot()
+{
+	[ -n "${qmp_ready:-}" ] || qmp '{"execute": "qmp_capabilities"}'
+	qmp_ready=1
+	qmp '{"execute": "screendump", "arguments": {"filename": "'"$1"'"}}'
+}
+
+# compare DRAWN.ppm SHOT.ppm: pixel by pixel; says what differs
+compare()
+{
+	local byte pixel width
+	if [ "$(head -n 3 "$1" | cksum)" != "$(head -n 3 "$2" | cksum)" ]; then
+		echo "the screen has another size: $(head -n 2 "$2" | tail -n 1)"
+		return 1
+	fi
+	if [ "$(wc -c <"$1")" != "$(wc -c <"$2")" ]; then
+		echo 'the screen shot is incomplete'
+		return 1
+	fi
+	byte=$(cmp -l "$1" "$2" | awk 'NR == 1 { print $1 }') || true
+	[ -n "$byte" ] || return 0
+	pixel=$(((byte - 1 - $(head -n 3 "$1" | wc -c)) / 3))
+	width=$(head -n 2 "$1" | awk 'NR == 2 { print $1 }')
+	echo "the pixel at x=$((pixel % width)) y=$((pixel / width)) is not as drawn"
+	return 1
+}
