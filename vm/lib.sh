@@ -11,6 +11,7 @@
 #   $cache/userland-<name>-<hash>/  what userland() made
 #   $cache/linux-source-*/  the newest kernel's source with our files laid over it
 #   $cache/debug/        the debug kernel built from it
+#   $cache/guest-<hash>/ the guest's kernel of demo-qemu
 #   $cache/log/          what the long steps printed
 
 set -euo pipefail
@@ -322,6 +323,16 @@ source_tree()
 		include/uapi/linux/udmabuf.h tools/testing/selftests/drivers/dma-buf \
 		Documentation/userspace-api samples/Makefile
 	touch "$tree/.complete"
+}
+
+# configure OBJ FRAGMENT: the options of FRAGMENT and no others, for $tree
+configure()
+{
+	local option
+	in_root make -C "$tree" O="$1" KCONFIG_ALLCONFIG="$2" allnoconfig
+	while read -r option; do
+		grep -qx "$option" "$1/.config" || { echo "not in the configuration: $option"; return 1; }
+	done < <(grep ^CONFIG "$2")
 }
 
 in_root()
