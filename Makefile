@@ -3,6 +3,7 @@
 
 help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
+	@echo 'make demo-qemu             a guest'"'"'s screen in an unmodified QEMU: demo-qemu.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
@@ -13,6 +14,9 @@ help:
 
 demo:
 	@vm/demo $(KERNEL)
+
+demo-qemu:
+	@vm/demo-qemu $(KERNEL)
 
 demo-wayland:
 	@vm/demo-wayland $(KERNEL)
@@ -32,4 +36,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-wayland check module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland check module apply vm clean

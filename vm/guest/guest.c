@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * All that runs in the guest of demo-qemu: its PID 1, which shows two frames on
+ * its virtio-gpu, the second of them larger and in memory that lies about in
+ * single pages. After each it prints "frame N shown" and waits for a line on the
+ * console; then it shuts the guest down.
+ *
+ * With a frame number as its argument it prints that frame as a PPM picture.
+ */
+#include <err.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "display.h"
+#include "picture.h"
+
+#define RESERVE	(2 << 20)	/* bytes that must stay free, or the kernel kills us */
+
+static const struct story stories[] = {
+	{
+		.program = "qemu -device virtio-gpu",
+		.lines[0] = {
+			"Drawn by a guest into its own",
+			"memory. QEMU makes a dma-buf",
+			"of the pieces and shows that,",
+			"without a copy.",
+		},
+	}, {
+		.program = "xrandr -s 1600x1200",
+		.lines[1] = {
+			"A larger framebuffer, in pages",
+			"that do not touch each other:",
+			"more than 1,024 pieces, and",
+			"still one dma-buf.",
+		},
+	},
+};
+
+static struct picture pictures[] = {
+	{ .width = 800, .height = 600, .story = &stories[0] },
+	{ .width = 1600, .height = 1200, .story = &stories[1] },
+};
+
+struct buffer {
+	__u32 handle;
+	__u32 framebuffer;
+	__u32 *pixels;
+	size_t size;
+};
+
+/* Takes all memory in single pages and gives every second one back. */
+static void fragment_memory(void)
+{
+	long page = sysconf(_SC_PAGESIZE);
+	struct sysinfo info;
+	size_t size, used = 0;
+	char *p;
+
+	sysinfo(&info);
+	size = info.freeram * info.mem_unit;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		 -1, 0);
+	if (p == MAP_FAILED)
+		err(1, "mmap");
+	while (used < size && info.freeram * info.mem_unit > RESERVE) {
+		p[used] = 1;
+		used += page;
+		sysinfo(&info);
+	}
+	while (used >= 2 * (size_t)page) {
+		used -= 2 * page;
+		madvise(p + used, page, MADV_DONTNEED);
+	}
+}
+
+static void create_buffer(struct buffer *b, const struct display *d,
+			  struct picture *pic)
+{
+	struct drm_mode_create_dumb create = {
+		.width = pic->width,
+		.height = pic->height,
+		.bpp = 32,
+	};
+	struct drm_mode_map_dumb map = { 0 };
+
+	if (ioctl(d->fd, DRM_IOCTL_MODE_CREATE_DUMB, &create))
+		err(1, "cannot create a buffer");
+	map.handle = create.handle;
+	if (ioctl(d->fd, DRM_IOCTL_MODE_MAP_DUMB, &map))
+		err(1, "cannot map the buffer");
+	b->handle = create.handle;
+	b->size = create.size;
+	b->pixels = mmap(NULL, create.size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 d->fd, map.offset);
+	if (b->pixels == MAP_FAILED)
+		err(1, "cannot map the buffer");
+	pic->page = &b->pixels;
+	pic->page_pixels = pic->width * pic->height;
+}
+
+static void remove_buffer(const struct buffer *b, const struct display *d)
+{
+	__u32 framebuffer = b->framebuffer;
+	struct drm_mode_destroy_dumb destroy = { .handle = b->handle };
+
+	munmap(b->pixels, b->size);
+	if (ioctl(d->fd, DRM_IOCTL_MODE_RMFB, &framebuffer) ||
+	    ioctl(d->fd, DRM_IOCTL_MODE_DESTROY_DUMB, &destroy))
+		err(1, "cannot remove a buffer");
+}
+
+static void show(struct buffer *b, struct display *d, int frame)
+{
+	struct picture *pic = &pictures[frame - 1];
+
+	if (display_find_mode(d, pic->width, pic->height))
+		err(1, "no mode %dx%d", pic->width, pic->height);
+	create_buffer(b, d, pic);
+	picture_draw(pic, frame);
+	display_show(d, b->handle);
+	b->framebuffer = d->framebuffer;
+	display_update(d);
+}
+
+static void wait_for_reader(int frame)
+{
+	char line[16];
+
+	printf("frame %d shown\n", frame);
+	if (!fgets(line, sizeof(line), stdin))
+		errx(1, "nobody looked at frame %d", frame);
+}
+
+int main(int argc, char **argv)
+{
+	int frame = argc == 2 ? atoi(argv[1]) : 0;
+	struct buffer first, second;
+	struct display display;
+
+	if (frame == 1 || frame == 2)
+		return picture_print(&pictures[frame - 1], frame) ? 1 : 0;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (getpid() != 1)
+		errx(1, "usage: %s 1|2, or as PID 1", argv[0]);
+	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
+		err(1, "cannot mount /dev");
+	if (display_open(&display, "/dev/dri/card0"))
+		err(1, "/dev/dri/card0");
+	show(&first, &display, 1);
+	wait_for_reader(1);
+
+	fragment_memory();
+	show(&second, &display, 2);
+	remove_buffer(&first, &display);
+	wait_for_reader(2);
+
+	reboot(RB_AUTOBOOT);
+	return 1;
+}
