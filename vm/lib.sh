@@ -265,11 +265,12 @@ make_root()
 }
 
 # userland NAME SUITE PACKAGE...: a Debian userland as a disk image for vm/boot
-# -r. Call it after setup; it sets $userland to the image. A package with a - at
-# its end is left out, and so is what is there only for it.
+# -r, with a list of what it is made of in /packages. Call it after setup; it sets
+# $userland to the image. A package with a - at its end is left out, and so is what
+# is there only for it.
 userland()
 {
-	local name=$1 suite=$2 list dir p status=$cache/apt/status-$1 packages=()
+	local name=$1 suite=$2 list dir p memo status=$cache/apt/status-$1 packages=()
 	shift 2
 	exec 9>"$cache/lock"
 	flock 9
@@ -284,8 +285,14 @@ userland()
 		esac
 	done
 	set -- -o Dir::State::status="$status" -t "$suite" "${packages[@]}"
-	list=$(resolve "$@") ||
-		die "apt cannot resolve ${packages[*]} in Debian $suite"
+	# as in setup, the answer is the same until the lists change
+	memo=$cache/apt/memo-$( (echo "$*"; cat "$status") | sha256sum | cut -c1-12)
+	if [ ! "$memo" -nt "$cache/apt/updated" ]; then
+		list=$(resolve "$@") ||
+			die "apt cannot resolve ${packages[*]} in Debian $suite"
+		echo "$list" >"$memo"
+	fi
+	list=$(cat "$memo")
 	dir=$cache/userland-$name-$( (echo "$list"; declare -f unpack_packages userland) |
 		sha256sum | cut -c1-12)
 	userland=$dir/image
@@ -295,6 +302,7 @@ userland()
 		rm -rf "$cache/userland-$name-"*
 		unpack_packages "$list" "$dir/root"
 		mkdir -p "$dir/root"/{dev,proc,sys,tmp,run,root,tests,out}
+		echo "$list" >"$dir/root/packages"
 		root=$dir/root in_root ldconfig
 		in_root mke2fs -qF -t ext4 -O ^has_journal -E root_owner=0:0 -d "$dir/root" "$userland" \
 			"$(($(du -sm "$dir/root" | cut -f1) * 5 / 4 + 64))M"
