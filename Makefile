@@ -5,6 +5,7 @@ help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
 	@echo 'make demo-qemu             a guest'"'"'s screen in an unmodified QEMU: demo-qemu.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
+	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
@@ -21,6 +22,9 @@ demo-qemu:
 demo-wayland:
 	@vm/demo-wayland $(KERNEL)
 
+clients:
+	@vm/clients $(KERNEL)
+
 check:
 	@vm/check $(KERNELS)
 
@@ -36,4 +40,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland check module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check module apply vm clean
