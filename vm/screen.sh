@@ -61,6 +61,10 @@ screen_shot()
 compare()
 {
 	local byte pixel width
+	if [ ! -s "$2" ]; then
+		echo 'there is no screen shot'
+		return 1
+	fi
 	if [ "$(head -n 3 "$1" | cksum)" != "$(head -n 3 "$2" | cksum)" ]; then
 		echo "the screen has another size: $(head -n 2 "$2" | tail -n 1)"
 		return 1
@@ -75,4 +79,13 @@ compare()
 	width=$(head -n 2 "$1" | awk 'NR == 2 { print $1 }')
 	echo "the pixel at x=$((pixel % width)) y=$((pixel / width)) is not as drawn"
 	return 1
+}
+
+# as_drawn NAME DRAWN.ppm SHOT.ppm: or the script ends, and both are kept
+as_drawn()
+{
+	local differs
+	differs=$(compare "$2" "$3") && return
+	cp "$2" "$3" "$cache/log/" || :
+	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
