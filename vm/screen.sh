@@ -86,6 +86,7 @@ as_drawn()
 {
 	local differs
 	differs=$(compare "$2" "$3") && return
+	# shellcheck disable=SC2154 # of lib.sh
 	cp "$2" "$3" "$cache/log/" || :
 	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
