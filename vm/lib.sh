@@ -317,19 +317,21 @@ userland()
 source_tree()
 {
 	local deb=$cache/apt/archives/${src//:/%3a}_all.deb
-	tree=$cache/$src
+	tree=$cache/$src-$(declare -f source_tree | sha256sum | cut -c1-8)
 	exec 9>"$cache/lock.tree"
 	flock -n 9 || { say 'waiting for another run that builds the debug kernel'; flock 9; }
 	[ ! -e "$tree/.complete" ] || return 0
 	say "fetching and unpacking ${src%%_*} (150 MB, about a minute)"
 	( cd "$cache/apt/archives" && logged fetch-source apt_ get download "${src/_/=}" )
-	rm -rf "$tree"
+	rm -rf "$cache/${src%%_*}"_*
 	mkdir "$tree"
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './usr/src/*.tar.xz' |
 		in_root xz -dcT0 | tar -x -C "$tree" --strip-components=1
 	tar -cf "$tree.pristine.tar" -C "$tree" MAINTAINERS Kconfig Makefile drivers/dma-buf \
 		include/uapi/linux/udmabuf.h tools/testing/selftests/drivers/dma-buf \
-		Documentation/userspace-api samples/Makefile
+		Documentation/userspace-api samples/Makefile \
+		tools/testing/selftests/drivers/net/hw/ncdevmem.c \
+		tools/testing/selftests/bpf/prog_tests/dmabuf_iter.c
 	touch "$tree/.complete"
 }
 
