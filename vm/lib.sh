@@ -10,6 +10,7 @@
 #   $cache/root-<hash>/  the tool root, keyed by the packages it is made of
 #   $cache/userland-<name>-<hash>/  what userland() made
 #   $cache/linux-source-*/  the newest kernel's source with our files laid over it
+#   $cache/linux-source-*.users/  what vm/check builds of mainline's selftests
 #   $cache/debug/        the debug kernel built from it
 #   $cache/guest-<hash>/ the guest's kernel of demo-qemu
 #   $cache/log/          what the long steps printed
@@ -26,12 +27,13 @@ root=
 # The stock kernels the module is for; "newest" is what backports has today.
 stock_default='6.1 6.12 newest'
 
-tools='base-files base-passwd bash bc binutils bison busybox-static bzip2
-	ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk gcc
-	gcc-12 gcc-14 gcc-multilib grep gzip kmod libc6-dev libcap-dev
-	libdrm-dev libelf-dev libssl-dev libwayland-dev make mawk netpbm patch perl
-	pkgconf python3 qemu-system-x86 rsync sed seabios shellcheck sparse
-	tar util-linux wayland-protocols xz-utils zstd'
+tools='base-files base-passwd bash bc binutils bison bpftool busybox-static
+	bzip2 ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk
+	gcc gcc-12 gcc-14 gcc-bpf gcc-multilib grep gzip kmod libc6-dev libcap-dev
+	libdrm-dev libelf-dev libssl-dev libwayland-dev linux-bpf-dev/trixie-backports
+	make mawk netpbm patch perl pkgconf python3 python3-jsonschema python3-yaml
+	qemu-system-x86 rsync sed seabios shellcheck sparse tar util-linux
+	wayland-protocols xz-utils zstd'
 
 say()
 {
