@@ -400,4 +400,25 @@ TEST_F(defects, poisoned_page_is_refused)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
+/* The same of a huge page, which fails as a whole. */
+TEST_F(defects, poisoned_huge_page_is_refused)
+{
+	size_t len = 2 * hugetlb_size();
+	char *mem;
+	int fd;
+
+	hugetlb_provide(2 * len);
+	fd = sealed_memfd(len, MFD_HUGETLB, F_SEAL_SHRINK);
+	mem = map_fd(fd, len, PROT_READ | PROT_WRITE);
+	if (mem == MAP_FAILED)
+		SKIP(return, "no hugetlb memfds here");
+	memset(mem, 1, len);
+	if (poison(mem + 5 * self->page))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	test_err_create_memfd(EFAULT, self->dev, 0, fd, 0, len);
+	close(test_create_memfd(self->dev, 0, fd, len / 2, len / 2));
+	EXPECT_NOTHING_KEPT(&self->session);
+	munmap(mem, len);
+}
+
 TEST_HARNESS_MAIN

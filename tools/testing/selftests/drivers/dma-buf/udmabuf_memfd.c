@@ -380,7 +380,8 @@ TEST_F(memfd_abi, stray_bits_are_ignored)
 		close(test_create_memfd(self->dev, 1U << bit, self->fd, 0, self->len));
 		close(test_create_list(self->dev, 1U << bit, &item, 1));
 	}
-	close(test_create_memfd(self->dev, ~0U, self->fd, 0, self->len));
+	EXPECT_EQ(O_RDWR, O_ACCMODE & fcntl(test_create_memfd(self->dev, ~0U, self->fd, 0,
+							      self->len), F_GETFL));
 }
 
 TEST_F(memfd_abi, close_on_exec_only_if_asked_for)
