@@ -6,7 +6,7 @@ help:
 	@echo 'make demo-qemu             a guest'"'"'s screen in an unmodified QEMU: demo-qemu.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
-	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build'
+	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
