@@ -13,6 +13,10 @@
 #error "udmabuf needs Linux 6.1 or later"
 #endif
 
+#ifdef CONFIG_PAGE_TABLE_CHECK
+#error "udmabuf would stop a kernel with CONFIG_PAGE_TABLE_CHECK, see drivers/dma-buf/Kconfig"
+#endif
+
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
@@ -32,6 +36,10 @@
 
 #ifndef kzalloc_obj
 #define kzalloc_obj(obj, gfp) kzalloc(sizeof(obj), gfp)
+#endif
+
+#ifndef FOLIO_MAPPING_ANON
+#define FOLIO_MAPPING_ANON PAGE_MAPPING_ANON
 #endif
 
 #ifndef HAVE_VM_FLAGS_SET
@@ -62,6 +70,36 @@ static inline void udmabuf_free_uid(struct user_struct *user)
 }
 
 #define free_uid udmabuf_free_uid
+#endif
+
+#ifdef HAVE_PFN_T
+#include <linux/pfn_t.h>
+
+#define vmf_insert_pfn_pmd(vmf, pfn, write) \
+	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, PFN_DEV), write)
+#endif
+
+#ifndef HAVE_MF_STATS
+/* Where failures of memory are not counted there may have been some. */
+static const struct {
+	struct { unsigned long total; } mf_stats;
+} udmabuf_unknown_failures = { { 1 } };
+
+#undef NODE_DATA
+#define NODE_DATA(nid) ((void)(nid), &udmabuf_unknown_failures)
+#endif
+
+#ifndef HAVE_UNPIN_USER_FOLIO
+static inline void unpin_user_folio(struct folio *folio, unsigned long npins)
+{
+	unpin_user_page_range_dirty_lock(&folio->page, npins, false);
+}
+
+/*
+ * GUP is from the time when it took the pages under one huge entry one by one,
+ * so nothing may be concluded from the first: have them all looked at.
+ */
+#define PageAnonExclusive(page) ((void)(page), true)
 #endif
 
 #ifdef HAVE_FLAWED_LONGTERM_PIN

@@ -10,22 +10,24 @@
  * Vocabulary:
  *
  * - A buffer is &npages pages long; pgoff is a page's position in it.
- * - A run is a stretch of the buffer that is physically contiguous. Runs are
- *   all that is stored of the pages, sorted by pgoff; a run ends where the next
- *   one starts, the last at npages. The same page may be in many runs.
+ * - An extent is a stretch of the buffer as it is stored: either physically
+ *   contiguous, so that its first page says it all, or a list of its pages.
+ *   Extents are sorted by pgoff; one ends where the next one starts, the last
+ *   at npages. The same page may be in many extents.
+ * - A run is as much of the buffer as is physically contiguous.
  * - A map is one live DMA mapping of the buffer by one importer.
  *
  * Invariants:
  *
- * - The runs never change once the dma-buf exists, so they are read without a
- *   lock.
+ * - The extents never change once the dma-buf exists, so they are read without
+ *   a lock.
  * - Every page is pinned with FOLL_LONGTERM and is anonymous, hugetlb or shmem
  *   memory. Such memory needs no write notification, is neither migrated nor
  *   reclaimed while pinned, and fork() gives the child a copy rather than
  *   write-protecting it.
  * - What comes from the process's memory has one pin a page and place in the
- *   buffer. What comes from memfds has one pin a folio and run; so a folio of
- *   which only a part belongs to one run may be in the next as well.
+ *   buffer. What comes from memfds has one pin a folio and extent; so a folio of
+ *   which only a part belongs to one extent may be in the next as well.
  * - What was charged at creation, to whom, is written down in the buffer and is
  *   given back at release, which may run in any process or in none.
  * - No lock is held while pinning memory of a process: the page fault of a
@@ -40,12 +42,12 @@
 #include <linux/dma-mapping.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
-#include <linux/folio_batch.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/iosys-map.h>
 #include <linux/magic.h>
+#include <linux/math64.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -59,6 +61,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+#include <linux/xarray.h>
 #include <uapi/linux/udmabuf.h>
 
 /* A maximised guest window on a 4K display arrives in up to 8,000 pieces. */
@@ -71,10 +74,14 @@ module_param(size_limit_mb, uint, 0644);
 MODULE_PARM_DESC(size_limit_mb,
 		 "Largest buffer in MiB. Default is INT_MAX, beyond what can be addressed.");
 
-/* Pages or folios pinned by one call; gup-fast walks with interrupts off. */
-#define UDMABUF_PIN_BATCH	512UL
+/*
+ * Pages pinned by one call, which walks with interrupts off. The kernel has
+ * callers with more: iommufd takes 8,192.
+ */
+#define UDMABUF_PIN_PAGES	2048UL
 
-/* Bytes of a memfd pinned by one call, which may have to clear huge pages. */
+/* Folios of a memfd pinned by one call, and bytes, as it may have to clear them */
+#define UDMABUF_PIN_FOLIOS	512UL
 #define UDMABUF_PIN_BYTES	SZ_32M
 
 /* A pin of a small page adds GUP_PIN_COUNTING_BIAS to its reference count. */
@@ -82,22 +89,36 @@ MODULE_PARM_DESC(size_limit_mb,
 
 /*
  * Pages in batches that all callers together have under way, see
- * udmabuf_pin_batch().
+ * udmabuf_pin_limit().
  */
-#define UDMABUF_PIN_INFLIGHT	131072UL
+#define UDMABUF_PIN_INFLIGHT	65536UL
 
-/* Pages unpinned without a chance to reschedule. */
-#define UDMABUF_UNPIN_BATCH	4096UL
+/* So many of a batch's pages tell whether it is kept as a list, if it is long. */
+#define UDMABUF_SAMPLE		16UL
+#define UDMABUF_MIN_LIST	256UL
 
-/* A fault populates the rest of an aligned window of so many pages. */
-#define UDMABUF_FAULT_PAGES	16UL
+/* Folios unpinned without a chance to reschedule. */
+#define UDMABUF_UNPIN_BATCH	512UL
+
+/*
+ * A fault populates the rest of an aligned window, which grows while one fault
+ * follows where another ended.
+ */
+#define UDMABUF_FAULT_MIN	16UL
+#define UDMABUF_FAULT_MAX	512UL
 
 /* For lists as long as the caller likes: failure is no reason for a warning. */
 #define UDMABUF_GFP		(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)
 
-struct udmabuf_run {
-	unsigned long pfn;
-	pgoff_t pgoff;
+/* Each entry of a list stands for 1 << order consecutive pages. */
+struct udmabuf_extent {
+	unsigned int pgoff;
+	bool listed;
+	unsigned char order;
+	union {
+		struct page *page;
+		struct page **list;
+	};
 };
 
 struct udmabuf_map {
@@ -110,11 +131,12 @@ struct udmabuf_map {
 struct udmabuf {
 	/* Both grow while the buffer is made. */
 	pgoff_t npages;
-	size_t nruns;
+	size_t nextents;
 
-	struct udmabuf_run *runs;
-	size_t max_runs;
+	struct udmabuf_extent *extents;
+	size_t max_extents;
 	pgoff_t max_npages;
+	struct page *last_page;	/* unless it is in a list */
 	bool writable;
 	bool folio_pins;
 
@@ -131,10 +153,15 @@ struct udmabuf {
 	struct user_struct *user;
 	struct mm_struct *mm;
 
-	/* Protects the maps and vaddr, and keeps them alive during a sync. */
+	/* Protects what follows, and keeps the mappings alive during a sync. */
 	struct mutex lock;
 	struct list_head maps;
 	void *vaddr;
+	unsigned int nmappings;
+
+	/* Where the last fault ended, and how much it populated at most */
+	pgoff_t fault_pgoff;
+	unsigned long fault_pages;
 };
 
 /* Accounting */
@@ -185,27 +212,23 @@ static void udmabuf_uncharge(struct udmabuf *ubuf)
 	}
 }
 
-/* Runs */
+/* Extents */
 
-static pgoff_t udmabuf_run_end(const struct udmabuf *ubuf, size_t i)
+static pgoff_t udmabuf_extent_end(const struct udmabuf *ubuf, size_t i)
 {
-	return i + 1 < ubuf->nruns ? ubuf->runs[i + 1].pgoff : ubuf->npages;
+	return i + 1 < ubuf->nextents ? ubuf->extents[i + 1].pgoff :
+					ubuf->npages;
 }
 
-static unsigned long udmabuf_run_npages(const struct udmabuf *ubuf, size_t i)
+/* The extent that holds @pgoff, which must be below npages. */
+static size_t udmabuf_find_extent(const struct udmabuf *ubuf, pgoff_t pgoff)
 {
-	return udmabuf_run_end(ubuf, i) - ubuf->runs[i].pgoff;
-}
-
-/* The run that holds @pgoff, which must be below npages. */
-static size_t udmabuf_find_run(const struct udmabuf *ubuf, pgoff_t pgoff)
-{
-	size_t first = 0, end = ubuf->nruns;
+	size_t first = 0, end = ubuf->nextents;
 
 	while (end - first > 1) {
 		size_t mid = first + (end - first) / 2;
 
-		if (ubuf->runs[mid].pgoff <= pgoff)
+		if (ubuf->extents[mid].pgoff <= pgoff)
 			first = mid;
 		else
 			end = mid;
@@ -213,43 +236,61 @@ static size_t udmabuf_find_run(const struct udmabuf *ubuf, pgoff_t pgoff)
 	return first;
 }
 
-/* The page at @pgoff, which must be in run @i. */
-static struct page *udmabuf_page(const struct udmabuf *ubuf, size_t i,
-				 pgoff_t pgoff)
+/* The page at @pgoff, which must be in extent @i. */
+static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i,
+					pgoff_t pgoff)
 {
-	return pfn_to_page(ubuf->runs[i].pfn + (pgoff - ubuf->runs[i].pgoff));
+	const struct udmabuf_extent *extent = &ubuf->extents[i];
+
+	pgoff -= extent->pgoff;
+	if (!extent->listed)
+		return extent->page + pgoff;
+	return extent->list[pgoff >> extent->order] +
+	       (pgoff & ((1UL << extent->order) - 1));
 }
 
-static int udmabuf_resize_runs(struct udmabuf *ubuf, size_t max_runs)
+static struct page *udmabuf_page(const struct udmabuf *ubuf, pgoff_t pgoff)
 {
-	struct udmabuf_run *runs;
+	return udmabuf_extent_page(ubuf, udmabuf_find_extent(ubuf, pgoff), pgoff);
+}
 
-	runs = kvmalloc_array(max_runs, sizeof(*runs), UDMABUF_GFP);
-	if (!runs)
+static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
+{
+	struct udmabuf_extent *extents;
+
+	extents = kvmalloc_array(max_extents, sizeof(*extents), UDMABUF_GFP);
+	if (!extents)
 		return -ENOMEM;
-	if (ubuf->nruns)
-		memcpy(runs, ubuf->runs, ubuf->nruns * sizeof(*runs));
-	kvfree(ubuf->runs);
-	ubuf->runs = runs;
-	ubuf->max_runs = max_runs;
+	if (ubuf->nextents)
+		memcpy(extents, ubuf->extents, ubuf->nextents * sizeof(*extents));
+	kvfree(ubuf->extents);
+	ubuf->extents = extents;
+	ubuf->max_extents = max_extents;
 	return 0;
 }
 
-static int udmabuf_reserve_runs(struct udmabuf *ubuf, size_t more)
+/* Expects the rest of the buffer to be like what is there. */
+static int udmabuf_grow_extents(struct udmabuf *ubuf)
 {
-	size_t want = ubuf->nruns + more;
+	size_t want = 2 * ubuf->max_extents ?: 16;
 
-	if (want <= ubuf->max_runs)
-		return 0;
-	return udmabuf_resize_runs(ubuf, min_t(size_t, ubuf->max_npages,
-					       max(want, 2 * ubuf->max_runs)));
+	if (ubuf->npages >= UDMABUF_PIN_FOLIOS)
+		want = max_t(u64, want,
+			     DIV64_U64_ROUND_UP((u64)ubuf->nextents * ubuf->max_npages,
+						ubuf->npages));
+	return udmabuf_resize_extents(ubuf, min_t(size_t, ubuf->max_npages, want));
 }
 
-/* Without memory for a shorter list the longer one serves as well. */
-static void udmabuf_trim_runs(struct udmabuf *ubuf)
+static int udmabuf_reserve_extent(struct udmabuf *ubuf)
 {
-	if (ubuf->nruns < ubuf->max_runs)
-		udmabuf_resize_runs(ubuf, ubuf->nruns);
+	return ubuf->nextents < ubuf->max_extents ? 0 : udmabuf_grow_extents(ubuf);
+}
+
+/* Without memory for a shorter array the longer one serves as well. */
+static void udmabuf_trim_extents(struct udmabuf *ubuf)
+{
+	if (ubuf->nextents + ubuf->nextents / 16 < ubuf->max_extents)
+		udmabuf_resize_extents(ubuf, ubuf->nextents);
 }
 
 /*
@@ -258,31 +299,43 @@ static void udmabuf_trim_runs(struct udmabuf *ubuf)
  */
 static bool udmabuf_pages_adjoin(struct page *page, struct page *next)
 {
-	return next == page + 1 && page_to_pfn(next) == page_to_pfn(page) + 1;
+	return next == page + 1 && (IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP) ||
+				    page_to_pfn(next) == page_to_pfn(page) + 1);
 }
 
-/* Would the page, put at the end of the buffer, be part of the last run? */
-static bool udmabuf_continues_run(const struct udmabuf *ubuf, struct page *page)
+/* The page and those behind it in its folio */
+static unsigned long udmabuf_folio_rest(struct folio *folio, struct page *page)
 {
-	if (!ubuf->nruns)
-		return false;
-	/* Behind the start of a folio there would be two pins in one run. */
-	if (ubuf->folio_pins && PageTail(page))
-		return false;
-	return udmabuf_pages_adjoin(udmabuf_page(ubuf, ubuf->nruns - 1,
-						 ubuf->npages - 1), page);
+	return folio_nr_pages(folio) - folio_page_idx(folio, page);
 }
 
-/* Contiguous pages; room for a run has been reserved. */
-static void udmabuf_append_pages(struct udmabuf *ubuf, struct page *page,
+/* Would the page, put at the end of the buffer, be part of the last extent? */
+static bool udmabuf_continues_extent(const struct udmabuf *ubuf, struct page *page)
+{
+	if (!ubuf->last_page || !udmabuf_pages_adjoin(ubuf->last_page, page))
+		return false;
+	/* Behind the start of a folio there would be two pins in one extent. */
+	return !ubuf->folio_pins || !PageTail(page);
+}
+
+/* Contiguous pages */
+static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
 				 unsigned long npages)
 {
-	if (!udmabuf_continues_run(ubuf, page))
-		ubuf->runs[ubuf->nruns++] = (struct udmabuf_run) {
-			.pfn = page_to_pfn(page),
+	int ret;
+
+	if (!udmabuf_continues_extent(ubuf, page)) {
+		ret = udmabuf_reserve_extent(ubuf);
+		if (ret)
+			return ret;
+		ubuf->extents[ubuf->nextents++] = (struct udmabuf_extent) {
 			.pgoff = ubuf->npages,
+			.page = page,
 		};
+	}
 	ubuf->npages += npages;
+	ubuf->last_page = page + npages - 1;
+	return 0;
 }
 
 /* Seals */
@@ -308,11 +361,10 @@ static struct address_space *udmabuf_folio_file(struct folio *folio)
 	return folio_test_anon(folio) ? NULL : READ_ONCE(folio->mapping);
 }
 
-/* Remembers that the folio, put at @pgoff, is of another file than the last. */
-static int udmabuf_note_file(struct udmabuf *ubuf, struct folio *folio,
+/* Remembers if what comes to @pgoff is of another file than what came before. */
+static int udmabuf_note_file(struct udmabuf *ubuf, struct address_space *mapping,
 			     pgoff_t pgoff)
 {
-	struct address_space *mapping = udmabuf_folio_file(folio);
 	pgoff_t *files;
 
 	if (!mapping || mapping == ubuf->last_mapping)
@@ -336,7 +388,7 @@ static bool udmabuf_file_is_sealed(const struct udmabuf *ubuf, pgoff_t pgoff)
 
 	/* A hole punched into the file made it forget some of our pages. */
 	for (; seals < 0 && pgoff < ubuf->npages; pgoff++) {
-		page = udmabuf_page(ubuf, udmabuf_find_run(ubuf, pgoff), pgoff);
+		page = udmabuf_page(ubuf, pgoff);
 		rcu_read_lock();
 		mapping = udmabuf_folio_file(page_folio(page));
 		if (mapping)
@@ -362,14 +414,14 @@ static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
 /*
  * Only memory whose pages may change at any time without anybody being told
  * may be pinned for good. GUP refuses most of the rest, but not the page cache
- * for reading.
+ * for reading. For a folio that is not anonymous.
  */
 static bool udmabuf_folio_allowed(struct folio *folio)
 {
 	struct address_space *mapping;
 	bool allowed;
 
-	if (folio_test_anon(folio) || folio_test_hugetlb(folio))
+	if (folio_test_hugetlb(folio))
 		return true;
 
 	rcu_read_lock();
@@ -379,40 +431,52 @@ static bool udmabuf_folio_allowed(struct folio *folio)
 	return allowed;
 }
 
-/* What holds for all memory; the folio will have pages at @pgoff. */
-static int udmabuf_check_folio(struct udmabuf *ubuf, struct folio *folio,
-			       pgoff_t pgoff)
+/* Has any page of this machine failed since it was started? */
+static bool udmabuf_any_poison(void)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	int nid;
+
+	for_each_online_node(nid)
+		if (READ_ONCE(NODE_DATA(nid)->mf_stats.total))
+			return true;
+#endif
+	return false;
+}
+
+static bool udmabuf_folio_poisoned(struct folio *folio)
+{
+	unsigned long flags = *folio_flags(folio, 0);
+
+	return flags & __PG_HWPOISON ||
+	       (flags & BIT(PG_head) && folio_test_has_hwpoisoned(folio));
+}
+
+/* GUP stops at a poisoned page, but a part of a pinned THP is not unmapped. */
+static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npages)
+{
+	for (; npages; npages--)
+		if (is_page_hwpoison(page++))
+			return true;
+	return false;
+}
+
+static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio)
+{
+	if (!udmabuf_folio_allowed(folio))
+		return -EOPNOTSUPP;
+	return udmabuf_note_file(ubuf, udmabuf_folio_file(folio), ubuf->npages);
+}
+
+/* @npages of the folio, which were just pinned; the buffer will go on there. */
+static int udmabuf_check_pages(struct udmabuf *ubuf, struct folio *folio,
+			       struct page *page, unsigned long npages)
 {
 	if (folio_ref_count(folio) > UDMABUF_MAX_REFS)
 		return -ENOMEM;
-	return udmabuf_note_file(ubuf, folio, pgoff);
-}
-
-/*
- * GUP itself stops at a poisoned page, but only at one that could be unmapped:
- * a part of a pinned THP cannot.
- */
-static int udmabuf_check_pages(struct udmabuf *ubuf, struct page **pages,
-			       unsigned long npages)
-{
-	struct folio *folio, *last = NULL;
-	unsigned long i;
-	int ret;
-
-	for (i = 0; i < npages; i++) {
-		if (is_page_hwpoison(pages[i]))
-			return -EFAULT;
-		folio = page_folio(pages[i]);
-		if (folio == last)
-			continue;
-		if (!udmabuf_folio_allowed(folio))
-			return -EOPNOTSUPP;
-		ret = udmabuf_check_folio(ubuf, folio, ubuf->npages + i);
-		if (ret)
-			return ret;
-		last = folio;
-	}
-	return 0;
+	if (udmabuf_folio_poisoned(folio) && udmabuf_pages_poisoned(page, npages))
+		return -EFAULT;
+	return folio_test_anon(folio) ? 0 : udmabuf_check_file(ubuf, folio);
 }
 
 /*
@@ -460,77 +524,315 @@ static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
  * after the fact. If the n-th of all callers pinning now takes at most
  * UDMABUF_PIN_INFLIGHT / n pages, then even PID_MAX_LIMIT callers stopped at
  * that very point together hold fewer than
- * UDMABUF_PIN_INFLIGHT * (1 + ln(4194304 / 256)) * GUP_PIN_COUNTING_BIAS < 1.5e9
+ * UDMABUF_PIN_INFLIGHT * (1 + ln(4194304 / 32)) * GUP_PIN_COUNTING_BIAS < 0.9e9
  * references that nobody has looked at. With UDMABUF_MAX_REFS, this stays below
  * INT_MAX.
  */
-static unsigned long udmabuf_pin_batch(void)
+static unsigned long udmabuf_pin_limit(unsigned long max)
 {
 	return clamp(UDMABUF_PIN_INFLIGHT / atomic_read(&udmabuf_pinners),
-		     1UL, UDMABUF_PIN_BATCH);
+		     1UL, max);
 }
 
-static int udmabuf_add_pages(struct udmabuf *ubuf, struct page **pages,
-			     unsigned long npages)
+/*
+ * From @first to @end: pinned, but not yet part of the buffer. It is full at
+ * @limit, which is below @max when many are pinning. While it is filled from a
+ * memfd, the memfd's @inode is locked.
+ */
+struct udmabuf_batch {
+	struct page **pages;
+	unsigned long first, end;
+	unsigned long limit, max;
+	struct inode *inode;
+};
+
+static void udmabuf_empty_batch(struct udmabuf_batch *batch)
 {
-	unsigned long i;
+	batch->first = 0;
+	batch->end = 0;
+	batch->limit = udmabuf_pin_limit(batch->max);
+}
+
+static struct page **udmabuf_alloc_pages(const struct udmabuf_batch *batch)
+{
+	return kmalloc_array(batch->max, sizeof(*batch->pages), UDMABUF_GFP);
+}
+
+/* Would the batch, up to @end, make for more extents than it is worth? */
+static bool udmabuf_is_scattered(const struct udmabuf_batch *batch,
+				 unsigned long end)
+{
+	unsigned long i, adjoining = 0;
+
+	if (batch->first || end < UDMABUF_MIN_LIST)
+		return false;
+	for (i = 1; i < UDMABUF_SAMPLE; i++)
+		adjoining += udmabuf_pages_adjoin(batch->pages[i - 1],
+						  batch->pages[i]);
+	return adjoining < UDMABUF_SAMPLE / 2;
+}
+
+/* A full array itself becomes part of the buffer; the batch gets another one. */
+static struct page **udmabuf_take_list(struct udmabuf_batch *batch,
+				       unsigned long end)
+{
+	struct page **list = batch->pages, **pages;
+
+	if (end < batch->max)
+		return kmemdup(list, end * sizeof(*list), UDMABUF_GFP);
+	pages = udmabuf_alloc_pages(batch);
+	if (!pages)
+		return NULL;
+	batch->pages = pages;
+	return list;
+}
+
+static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			    unsigned long end, unsigned int order)
+{
+	struct page **list;
 	int ret;
 
-	ret = udmabuf_check_pages(ubuf, pages, npages);
-	if (!ret)
-		ret = udmabuf_reserve_runs(ubuf, npages);
-	if (ret) {
-		unpin_user_pages(pages, npages);
+	ret = udmabuf_reserve_extent(ubuf);
+	if (ret)
 		return ret;
-	}
-	for (i = 0; i < npages; i++)
-		udmabuf_append_pages(ubuf, pages[i], 1);
+	list = udmabuf_take_list(batch, end);
+	if (!list)
+		return -ENOMEM;
+	ubuf->extents[ubuf->nextents++] = (struct udmabuf_extent) {
+		.pgoff = ubuf->npages,
+		.listed = true,
+		.order = order,
+		.list = list,
+	};
+	ubuf->npages += end << order;
+	ubuf->last_page = NULL;
+	batch->first = end;
 	return 0;
+}
+
+/* Are the pages four consecutive ones from @page on? */
+static inline bool udmabuf_are_four(struct page **pages, struct page *page)
+{
+	return pages[0] == page && udmabuf_pages_adjoin(page, pages[1]) &&
+	       udmabuf_pages_adjoin(page + 1, pages[2]) &&
+	       udmabuf_pages_adjoin(page + 2, pages[3]);
+}
+
+/* How many of the pages, at most @max, are consecutive? */
+static unsigned long udmabuf_count_adjoining(struct page **pages,
+					     unsigned long max)
+{
+	struct page *page = pages[0];
+	unsigned long n;
+
+	/* Sixteen at a time: it may be that all memory is looked at here. */
+	for (n = 0; n + 16 <= max && udmabuf_are_four(pages + n, page + n) &&
+	     udmabuf_are_four(pages + n + 4, page + n + 4) &&
+	     udmabuf_are_four(pages + n + 8, page + n + 8) &&
+	     udmabuf_are_four(pages + n + 12, page + n + 12); n += 16)
+		;
+	for (n = max(n, 1UL); n < max &&
+	     udmabuf_pages_adjoin(page + n - 1, pages[n]); n++)
+		;
+	return n;
+}
+
+/*
+ * Are the pages from the second on, up to the end of the folio, known to be
+ * consecutive without a look at each? GUP, which must have found them in one
+ * call, takes what one huge entry of the page table maps in one go, and a
+ * hugetlb page is mapped by nothing else. Of an anonymous folio only exclusive
+ * pages can be pinned. That is noted in each page that has an entry of its own,
+ * and stays so while it is pinned, but for a huge entry in the first page only.
+ */
+static bool udmabuf_is_one_entry(struct folio *folio, struct page **pages,
+				 unsigned long npages)
+{
+	/* It is quicker to look. */
+	if (npages < 64)
+		return false;
+	return folio_test_hugetlb(folio) ||
+	       (folio_test_anon(folio) && pages[1] == pages[0] + 1 &&
+		!PageAnonExclusive(pages[1]));
+}
+
+/* Any pages, up to @end; @one_call if a single call has pinned them. */
+static int udmabuf_add_pages(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			     unsigned long end, bool one_call)
+{
+	unsigned long first, n;
+	int ret;
+
+	for (first = batch->first; first < end; first += n) {
+		struct page **pages = batch->pages + first;
+		struct folio *folio = page_folio(pages[0]);
+
+		n = min(end - first, udmabuf_folio_rest(folio, pages[0]));
+		if (!one_call || !udmabuf_is_one_entry(folio, pages, n))
+			n = udmabuf_count_adjoining(pages, n);
+		ret = udmabuf_check_pages(ubuf, folio, pages[0], n);
+		if (!ret)
+			ret = udmabuf_append(ubuf, pages[0], n);
+		if (ret)
+			return ret;
+		batch->first = first + n;
+	}
+	return 0;
+}
+
+/* Pages that need no further look but at how they lie, up to @end */
+static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			       unsigned long end)
+{
+	if (udmabuf_is_scattered(batch, end))
+		return udmabuf_add_list(ubuf, batch, end, 0);
+
+	while (batch->first < end) {
+		struct page **pages = batch->pages + batch->first;
+		unsigned long n;
+		int ret;
+
+		n = udmabuf_count_adjoining(pages, end - batch->first);
+		ret = udmabuf_append(ubuf, pages[0], n);
+		if (ret)
+			return ret;
+		batch->first += n;
+	}
+	return 0;
+}
+
+/* What all of some folios have in common, and what any of them has */
+struct udmabuf_traits {
+	unsigned long any_flags;
+	unsigned long all_mapping;
+	unsigned int any_refs;
+};
+
+static void udmabuf_add_traits(struct udmabuf_traits *traits, struct page *page)
+{
+	struct folio *folio = (struct folio *)page;
+
+	traits->any_flags |= *folio_flags(folio, 0);
+	traits->all_mapping &= (unsigned long)folio->mapping;
+	traits->any_refs |= folio_ref_count(folio);
+}
+
+/*
+ * Memory as most of it is, small anonymous pages, none poisoned nor pinned too
+ * often. This is much of what there is to do besides pinning: hence four pages
+ * at a time, and no branches.
+ */
+static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
+{
+	struct udmabuf_traits traits = { .all_mapping = FOLIO_MAPPING_ANON };
+
+	for (; npages >= 4; npages -= 4, pages += 4) {
+		if (PageTail(pages[0]) | PageTail(pages[1]) |
+		    PageTail(pages[2]) | PageTail(pages[3]))
+			return false;
+		udmabuf_add_traits(&traits, pages[0]);
+		udmabuf_add_traits(&traits, pages[1]);
+		udmabuf_add_traits(&traits, pages[2]);
+		udmabuf_add_traits(&traits, pages[3]);
+	}
+	for (; npages; npages--, pages++) {
+		if (PageTail(pages[0]))
+			return false;
+		udmabuf_add_traits(&traits, pages[0]);
+	}
+	return traits.all_mapping && traits.any_refs <= UDMABUF_MAX_REFS &&
+	       !(traits.any_flags & (BIT(PG_head) | __PG_HWPOISON));
+}
+
+/* Pages of any number of calls, up to @end */
+static int udmabuf_add_small(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			     unsigned long end)
+{
+	if (udmabuf_all_small_anon(batch->pages + batch->first,
+				   end - batch->first))
+		return udmabuf_add_checked(ubuf, batch, end);
+	return udmabuf_add_pages(ubuf, batch, end, false);
+}
+
+/* Memory that is present is pinned without a look at signals. */
+static int udmabuf_pause(void)
+{
+	cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+static int udmabuf_flush(struct udmabuf *ubuf, struct udmabuf_batch *batch)
+{
+	int ret = udmabuf_add_small(ubuf, batch, batch->end);
+
+	if (ret)
+		return ret;
+	udmabuf_empty_batch(batch);
+	return udmabuf_pause();
+}
+
+/* The pages from @start on were pinned by one call, and the first is large. */
+static int udmabuf_flush_large(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			       unsigned long start)
+{
+	int ret = udmabuf_add_small(ubuf, batch, start);
+
+	if (!ret)
+		ret = udmabuf_add_pages(ubuf, batch, batch->end, true);
+	if (ret)
+		return ret;
+	udmabuf_empty_batch(batch);
+	return udmabuf_pause();
 }
 
 static int udmabuf_pin_range(struct udmabuf *ubuf, unsigned long addr,
-			     unsigned long npages, struct page **pages)
+			     unsigned long npages, struct udmabuf_batch *batch)
 {
 	unsigned int flags = FOLL_LONGTERM | (ubuf->writable ? FOLL_WRITE : 0);
-	int ret, n;
+	int ret = 0, n;
 
-	while (npages) {
-		/* Memory that is present is pinned without a look at signals. */
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		cond_resched();
+	while (!ret && npages) {
+		unsigned long start = batch->end;
 
 		/* Fewer than asked for: the next call says why. */
-		n = pin_user_pages_fast(addr, min(npages, udmabuf_pin_batch()),
-					flags, pages);
+		n = pin_user_pages_fast(addr, min(npages, batch->limit - start),
+					flags, batch->pages + start);
 		if (n <= 0)
 			return udmabuf_pin_error(addr, n, ubuf->writable);
-		ret = udmabuf_add_pages(ubuf, pages, n);
-		if (ret)
-			return ret;
-
+		batch->end += n;
 		addr += (unsigned long)n << PAGE_SHIFT;
 		npages -= n;
+
+		if (PageCompound(batch->pages[start]))
+			ret = udmabuf_flush_large(ubuf, batch, start);
+		else if (batch->end == batch->limit)
+			ret = udmabuf_flush(ubuf, batch);
 	}
-	return 0;
+	return ret;
 }
 
 static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 			    const struct udmabuf_iovec *iovs, u32 niov,
-			    struct page **pages)
+			    struct udmabuf_batch *batch)
 {
+	u32 i, n;
+	u64 len;
 	int ret;
-	u32 i;
 
-	for (i = 0; i < niov; i++) {
-		if (overflows_type(iovs[i].base + iovs[i].len - 1, unsigned long))
+	for (i = 0; i < niov; i += n) {
+		/* Neighbours are pinned together. */
+		len = iovs[i].len;
+		for (n = 1; i + n < niov && iovs[i + n].base == iovs[i].base + len; n++)
+			len += iovs[i + n].len;
+		if (overflows_type(iovs[i].base + len - 1, unsigned long))
 			return -EFAULT;
-		ret = udmabuf_pin_range(ubuf, iovs[i].base,
-					iovs[i].len >> PAGE_SHIFT, pages);
+		ret = udmabuf_pin_range(ubuf, iovs[i].base, len >> PAGE_SHIFT,
+					batch);
 		if (ret)
 			return ret;
 	}
-	return 0;
+	return udmabuf_flush(ubuf, batch);
 }
 
 /* Pinning memfds */
@@ -566,118 +868,236 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
 			       pgoff_t last)
 {
-	unsigned long seen = 0;
-	struct folio_batch batch;
+	XA_STATE(xas, &mapping->i_pages, first);
+	unsigned long left = UDMABUF_PIN_FOLIOS;
 	bool poisoned = false;
-	unsigned int i;
+	struct folio *folio;
 
-	folio_batch_init(&batch);
-	while (!poisoned && seen < UDMABUF_PIN_BATCH &&
-	       filemap_get_folios(mapping, &first, last, &batch)) {
-		for (i = 0; i < folio_batch_count(&batch); i++) {
-			struct folio *folio = batch.folios[i];
+	if (!udmabuf_any_poison())
+		return 0;
 
-			poisoned |= folio_test_hwpoison(folio) ||
-				    (folio_test_large(folio) &&
-				     folio_test_has_hwpoisoned(folio));
-		}
-		seen += i;
-		folio_batch_release(&batch);
+	rcu_read_lock();
+	xas_for_each(&xas, folio, last) {
+		if (xas_retry(&xas, folio) || xa_is_value(folio))
+			continue;
+		if (!folio_try_get(folio))
+			continue;
+		poisoned = udmabuf_folio_poisoned(folio);
+		folio_put(folio);
+		if (poisoned || !--left)
+			break;
 	}
+	rcu_read_unlock();
 	return poisoned ? -EFAULT : 0;
 }
 
-/* Pins what it can of [start, end); @offset is that in the first folio. */
-static long udmabuf_pin_folios(struct file *memfd, u64 start, u64 end,
-			       struct folio **folios, pgoff_t *offset)
+static int udmabuf_lock_inode(struct udmabuf_batch *batch, struct inode *inode)
 {
-	struct inode *inode = file_inode(memfd);
-	long ret;
-
+	if (batch->inode == inode)
+		return 0;
 	if (inode_lock_shared_killable(inode))
 		return -EINTR;
-	ret = udmabuf_check_memfd(memfd, start, end - start);
-	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
-	if (!ret)
-		ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
-					  (end - 1) >> PAGE_SHIFT);
-	if (!ret)
-		ret = memfd_pin_folios(memfd, start, end - 1, folios,
-				       udmabuf_pin_batch(), offset);
-	inode_unlock_shared(inode);
-	return ret;
+	batch->inode = inode;
+	return 0;
 }
 
-/* @first is the first page in the first folio, @npages in all of them. */
-static int udmabuf_add_folios(struct udmabuf *ubuf, struct folio **folios,
-			      long nfolios, unsigned long first,
-			      unsigned long npages)
+static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 {
-	unsigned long n;
-	long i;
+	if (batch->inode)
+		inode_unlock_shared(batch->inode);
+	batch->inode = NULL;
+}
+
+/* Pins what it can of [start, end); @offset is that in the first folio. */
+static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
+			       u64 start, u64 end, pgoff_t *offset)
+{
 	int ret;
 
-	ret = udmabuf_reserve_runs(ubuf, nfolios);
-	for (i = 0; !ret && i < nfolios; i++) {
-		n = min(npages, folio_nr_pages(folios[i]) - first);
-		ret = udmabuf_check_folio(ubuf, folios[i], ubuf->npages);
+	ret = udmabuf_lock_inode(batch, file_inode(memfd));
+	if (!ret)
+		ret = udmabuf_check_memfd(memfd, start, end - start);
+	if (ret)
+		return ret;
+	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
+	ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
+				  (end - 1) >> PAGE_SHIFT);
+	if (ret)
+		return ret;
+	return memfd_pin_folios(memfd, start, end - 1,
+				(struct folio **)batch->pages + batch->end,
+				batch->limit - batch->end, offset);
+}
+
+static int udmabuf_check_folios(struct page **pages, unsigned long nfolios,
+				bool *large)
+{
+	struct udmabuf_traits traits = {};
+	unsigned long i;
+
+	for (i = 0; i < nfolios; i++)
+		udmabuf_add_traits(&traits, pages[i]);
+	*large = traits.any_flags & BIT(PG_head);
+	if (traits.any_refs > UDMABUF_MAX_REFS)
+		return -ENOMEM;
+	if (traits.any_flags & __PG_HWPOISON)
+		return -EFAULT;
+	for (i = 0; *large && i < nfolios; i++)
+		if (udmabuf_folio_poisoned((struct folio *)pages[i]))
+			return -EFAULT;
+	return 0;
+}
+
+/* The first folio may be wanted from @skip pages on only, and the last in part. */
+static int udmabuf_add_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			      unsigned long skip, unsigned long npages)
+{
+	while (batch->first < batch->end) {
+		struct page *page = batch->pages[batch->first];
+		unsigned long n = min(npages, folio_nr_pages(page_folio(page)) - skip);
+		int ret;
+
+		ret = udmabuf_append(ubuf, page + skip, n);
 		if (ret)
-			break;
-		udmabuf_append_pages(ubuf, folio_page(folios[i], first), n);
+			return ret;
+		batch->first++;
 		npages -= n;
-		first = 0;
+		skip = 0;
 	}
-	/* The rest was not added, so nobody else will unpin it. */
-	if (i < nfolios)
-		unpin_folios(folios + i, nfolios - i);
-	return ret;
+	return 0;
+}
+
+static bool udmabuf_same_order(struct folio **folios, unsigned long nfolios)
+{
+	unsigned int order = folio_order(folios[0]);
+	unsigned long i;
+
+	for (i = 1; i < nfolios; i++)
+		if (folio_order(folios[i]) != order)
+			return false;
+	return true;
+}
+
+/* Some of the folios from @start on are large. */
+static int udmabuf_flush_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+				unsigned long start, unsigned long skip,
+				unsigned long npages)
+{
+	struct folio **folios = (struct folio **)batch->pages + start;
+	unsigned int order = folio_order(folios[0]);
+	int ret;
+
+	udmabuf_unlock_inode(batch);
+	ret = udmabuf_add_checked(ubuf, batch, start);
+	if (ret)
+		return ret;
+	if (udmabuf_is_scattered(batch, batch->end) && !skip &&
+	    batch->end << order <= npages && udmabuf_same_order(folios, batch->end))
+		ret = udmabuf_add_list(ubuf, batch, batch->end, order);
+	else
+		ret = udmabuf_add_folios(ubuf, batch, skip, npages);
+	if (ret)
+		return ret;
+	udmabuf_empty_batch(batch);
+	return udmabuf_pause();
+}
+
+static int udmabuf_flush_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch)
+{
+	int ret;
+
+	udmabuf_unlock_inode(batch);
+	ret = udmabuf_add_checked(ubuf, batch, batch->end);
+	if (ret)
+		return ret;
+	udmabuf_empty_batch(batch);
+	return udmabuf_pause();
+}
+
+/*
+ * @nfolios at the end of the batch have just been pinned. @skip pages of the
+ * first are not wanted; @npages are, if there.
+ */
+static int udmabuf_take_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
+			       unsigned long nfolios, unsigned long skip,
+			       unsigned long npages)
+{
+	unsigned long start = batch->end;
+	bool large;
+	int ret;
+
+	batch->end += nfolios;
+	ret = udmabuf_check_folios(batch->pages + start, nfolios, &large);
+	if (ret)
+		return ret;
+	if (large)
+		return udmabuf_flush_folios(ubuf, batch, start, skip, npages);
+	if (batch->end == batch->limit)
+		return udmabuf_flush_checked(ubuf, batch);
+	return 0;
 }
 
 static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
-			     u64 start, u64 size, struct folio **folios)
+			     u64 start, u64 size, struct udmabuf_batch *batch)
 {
-	pgoff_t offset, npages;
+	pgoff_t pgoff = ubuf->npages + batch->end, offset;
 	u64 end = start + size;
-	long n;
 	int ret;
 
 	do {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		cond_resched();
+		long n = udmabuf_pin_folios(batch, memfd, start, end, &offset);
 
-		n = udmabuf_pin_folios(memfd, start, end, folios, &offset);
 		if (n <= 0)
 			return n ?: -EINVAL;
-		npages = ubuf->npages;
-		ret = udmabuf_add_folios(ubuf, folios, n, offset >> PAGE_SHIFT,
-					 (end - start) >> PAGE_SHIFT);
-		if (ret)
-			return ret;
-		start += (u64)(ubuf->npages - npages) << PAGE_SHIFT;
-	} while (start != end);
-	return 0;
+		ret = udmabuf_take_folios(ubuf, batch, n, offset >> PAGE_SHIFT,
+					  (end - start) >> PAGE_SHIFT);
+		start += (u64)(ubuf->npages + batch->end - pgoff) << PAGE_SHIFT;
+		pgoff = ubuf->npages + batch->end;
+	} while (!ret && start != end);
+	return ret;
+}
+
+/* How many of the items name one stretch of a memfd, @size bytes in all? */
+static u32 udmabuf_count_neighbours(const struct udmabuf_create_item *items,
+				    u32 count, u64 *size)
+{
+	u32 n;
+
+	*size = items[0].size;
+	for (n = 1; n < count && items[n].size && *size &&
+	     items[n].memfd == items[0].memfd &&
+	     items[n].offset == items[0].offset + *size; n++)
+		*size += items[n].size;
+	return n;
 }
 
 static int udmabuf_pin_items(struct udmabuf *ubuf,
 			     const struct udmabuf_create_item *items, u32 count,
-			     struct folio **folios)
+			     struct udmabuf_batch *batch)
 {
-	struct file *memfd;
-	int ret;
-	u32 i;
+	struct file *memfd = NULL;
+	int ret = 0;
+	u64 size;
+	u32 i, n;
 
-	for (i = 0; i < count; i++) {
-		memfd = fget(items[i].memfd);
-		if (!memfd)
-			return -EBADFD;
-		ret = udmabuf_pin_memfd(ubuf, memfd, items[i].offset,
-					items[i].size, folios);
-		fput(memfd);
-		if (ret)
-			return ret;
+	for (i = 0; !ret && i < count; i += n) {
+		if (!i || items[i].memfd != items[i - 1].memfd) {
+			udmabuf_unlock_inode(batch);
+			if (memfd)
+				fput(memfd);
+			memfd = fget(items[i].memfd);
+			if (!memfd)
+				return -EBADFD;
+			ret = udmabuf_note_file(ubuf, memfd->f_mapping,
+						ubuf->npages + batch->end);
+		}
+		n = udmabuf_count_neighbours(items + i, count - i, &size);
+		ret = ret ?: udmabuf_pin_memfd(ubuf, memfd, items[i].offset,
+					       size, batch);
 	}
-	return 0;
+	udmabuf_unlock_inode(batch);
+	fput(memfd);
+	return ret ?: udmabuf_flush_checked(ubuf, batch);
 }
 
 /* What a buffer is made of: one of the two lists, which has been checked. */
@@ -691,75 +1111,96 @@ struct udmabuf_source {
 /* On failure the buffer holds what was pinned up to then. */
 static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source)
 {
-	void **batch;
+	struct udmabuf_batch batch = {
+		.max = min(source->npages, source->iovs ? UDMABUF_PIN_PAGES :
+							  UDMABUF_PIN_FOLIOS),
+	};
 	int ret;
 
-	batch = kmalloc_array(min(source->npages, UDMABUF_PIN_BATCH),
-			      sizeof(*batch), GFP_KERNEL_ACCOUNT);
-	if (!batch)
+	batch.pages = udmabuf_alloc_pages(&batch);
+	if (!batch.pages)
 		return -ENOMEM;
 
 	atomic_inc(&udmabuf_pinners);
+	udmabuf_empty_batch(&batch);
 	if (source->iovs)
-		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count,
-				       (struct page **)batch);
+		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count, &batch);
 	else
-		ret = udmabuf_pin_items(ubuf, source->items, source->count,
-					(struct folio **)batch);
+		ret = udmabuf_pin_items(ubuf, source->items, source->count, &batch);
+	/* After a failure: pages, or folios, which are pinned once each. */
+	unpin_user_pages(batch.pages + batch.first, batch.end - batch.first);
 	atomic_dec(&udmabuf_pinners);
 
-	kfree(batch);
+	kfree(batch.pages);
 	if (!ret)
-		udmabuf_trim_runs(ubuf);
+		udmabuf_trim_extents(ubuf);
 	return ret;
 }
 
 /* Unpinning */
 
-static void udmabuf_unpin_run(unsigned long pfn, unsigned long npages,
-			      bool dirty)
-{
-	while (npages) {
-		unsigned long n = min(npages, UDMABUF_UNPIN_BATCH);
-
-		unpin_user_page_range_dirty_lock(pfn_to_page(pfn), n, dirty);
-		cond_resched();
-		pfn += n;
-		npages -= n;
-	}
-}
-
-static void udmabuf_unpin_folios(unsigned long pfn, unsigned long npages,
-				 bool dirty)
-{
-	unsigned long n;
-
-	for (; npages; pfn += n, npages -= n) {
-		struct page *page = pfn_to_page(pfn);
-		struct folio *folio = page_folio(page);
-
-		n = folio_nr_pages(folio) - folio_page_idx(folio, page);
-		n = min(n, npages);
-		unpin_user_page_range_dirty_lock(page, 1, dirty);
-		cond_resched();
-	}
-}
-
 /*
  * Writers through the buffer leave no trace in the page tables that reclaim
- * looks at: pages that are not dirtied here may lose what was written.
+ * looks at: folios that are not dirtied here may lose what was written.
  */
+static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins,
+				bool dirty)
+{
+	if (!dirty || folio_test_dirty(folio)) {
+		unpin_user_folio(folio, npins);
+	} else if (folio_test_anon(folio)) {
+		/* There is no file that could go away or wants to know. */
+		folio_set_dirty(folio);
+		unpin_user_folio(folio, npins);
+	} else {
+		unpin_user_page_range_dirty_lock(&folio->page, npins, true);
+	}
+}
+
+static void udmabuf_unpin_run(const struct udmabuf *ubuf, struct page *page,
+			      unsigned long npages, bool dirty)
+{
+	unsigned long n, nfolios = 0;
+
+	for (; npages; page += n, npages -= n) {
+		struct folio *folio = page_folio(page);
+
+		n = min(npages, udmabuf_folio_rest(folio, page));
+		udmabuf_unpin_folio(folio, ubuf->folio_pins ? 1 : n, dirty);
+		if (!(++nfolios % UDMABUF_UNPIN_BATCH))
+			cond_resched();
+	}
+}
+
+static void udmabuf_unpin_list(struct page **list, unsigned long n, bool dirty)
+{
+	unsigned long i;
+
+	/* Nothing but whole folios is in lists. */
+	for (i = 0; i < n; i++)
+		udmabuf_unpin_folio((struct folio *)list[i], 1, dirty);
+	kfree(list);
+}
+
+static void udmabuf_unpin_extent(const struct udmabuf *ubuf, size_t i,
+				 bool dirty)
+{
+	const struct udmabuf_extent *extent = &ubuf->extents[i];
+	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
+
+	if (extent->listed)
+		udmabuf_unpin_list(extent->list, npages >> extent->order, dirty);
+	else
+		udmabuf_unpin_run(ubuf, extent->page, npages, dirty);
+}
+
 static void udmabuf_unpin(struct udmabuf *ubuf, bool dirty)
 {
 	size_t i;
 
-	for (i = 0; i < ubuf->nruns; i++) {
-		unsigned long npages = udmabuf_run_npages(ubuf, i);
-
-		if (ubuf->folio_pins)
-			udmabuf_unpin_folios(ubuf->runs[i].pfn, npages, dirty);
-		else
-			udmabuf_unpin_run(ubuf->runs[i].pfn, npages, dirty);
+	for (i = 0; i < ubuf->nextents; i++) {
+		udmabuf_unpin_extent(ubuf, i, dirty);
+		cond_resched();
 	}
 }
 
@@ -773,6 +1214,7 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 	if (!ubuf)
 		return NULL;
 	ubuf->writable = writable;
+	ubuf->fault_pages = UDMABUF_FAULT_MIN;
 	mutex_init(&ubuf->lock);
 	INIT_LIST_HEAD(&ubuf->maps);
 	return ubuf;
@@ -781,9 +1223,11 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 /* Frees a buffer in any state; @dirty if somebody may have written to it. */
 static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 {
+	if (ubuf->vaddr)
+		vunmap(ubuf->vaddr);
 	udmabuf_unpin(ubuf, dirty);
 	udmabuf_uncharge(ubuf);
-	kvfree(ubuf->runs);
+	kvfree(ubuf->extents);
 	kfree(ubuf->files);
 	mutex_destroy(&ubuf->lock);
 	kfree(ubuf);
@@ -791,7 +1235,7 @@ static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 
 /* dma-buf operations: importers' mappings */
 
-/* In pages: the longest segment, and a boundary that none may cross. */
+/* In pages: the longest segment, and a boundary that none may cross or 0 */
 struct udmabuf_seg_limits {
 	unsigned long max;
 	unsigned long boundary;
@@ -806,47 +1250,117 @@ static struct udmabuf_seg_limits udmabuf_seg_limits(struct device *dev)
 	max = min_t(size_t, max, UINT_MAX) >> PAGE_SHIFT;
 	return (struct udmabuf_seg_limits) {
 		.max = max ?: 1,
-		.boundary = dma_get_seg_boundary_nr_pages(dev, PAGE_SHIFT),
+		.boundary = dma_get_seg_boundary(dev) == ULONG_MAX ? 0 :
+			    dma_get_seg_boundary_nr_pages(dev, PAGE_SHIFT),
 	};
 }
 
-/* Counts the segments of the buffer; writes them down unless @sg is NULL. */
-static unsigned int udmabuf_walk_segs(const struct udmabuf *ubuf,
-				      struct udmabuf_seg_limits limits,
-				      struct scatterlist *sg)
+static unsigned long udmabuf_seg_npages(struct udmabuf_seg_limits limits,
+					struct page *page, unsigned long npages)
 {
-	unsigned int nsegs = 0;
+	npages = min(npages, limits.max);
+	if (!limits.boundary)
+		return npages;
+	return min(npages, limits.boundary - page_to_pfn(page) % limits.boundary);
+}
+
+/* At most so many times are pages one after the other to be cut in two. */
+static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
+				      unsigned long npages)
+{
+	unsigned long ncuts = npages / limits.max;
+
+	if (limits.boundary)
+		ncuts += npages / limits.boundary + 1;
+	return ncuts;
+}
+
+/* An upper bound: where extents or list entries adjoin they are fewer. */
+static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
+				      struct udmabuf_seg_limits limits)
+{
+	unsigned long nsegs = 0, npages, n;
 	size_t i;
 
-	for (i = 0; i < ubuf->nruns; i++) {
-		unsigned long npages = udmabuf_run_npages(ubuf, i);
-		unsigned long pfn = ubuf->runs[i].pfn;
-		unsigned long n;
+	for (i = 0; i < ubuf->nextents; i++) {
+		const struct udmabuf_extent *extent = &ubuf->extents[i];
 
-		for (; npages; npages -= n, pfn += n, nsegs++) {
-			n = min3(npages, limits.max,
-				 limits.boundary - pfn % limits.boundary);
-			if (!sg)
-				continue;
-			sg_set_page(sg, pfn_to_page(pfn), n << PAGE_SHIFT, 0);
-			sg = sg_next(sg);
-		}
-		cond_resched();
+		npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
+		n = extent->listed ? 1UL << extent->order : npages;
+		nsegs += npages / n * (1 + udmabuf_max_cuts(limits, n));
 	}
 	return nsegs;
 }
 
-static int udmabuf_init_sgt(const struct udmabuf *ubuf, struct device *dev,
-			    struct sg_table *sgt)
+static struct scatterlist *udmabuf_set_seg(struct scatterlist *sg,
+					   struct page *page, unsigned long npages)
+{
+	*sg = (struct scatterlist) {};
+	sg_set_page(sg, page, npages << PAGE_SHIFT, 0);
+	return sg + 1;
+}
+
+static struct scatterlist *udmabuf_set_segs(struct udmabuf_seg_limits limits,
+					    struct scatterlist *sg,
+					    struct page *page, unsigned long npages)
+{
+	unsigned long n;
+
+	/* Most often so, and quicker */
+	if (npages <= limits.max && !limits.boundary)
+		return udmabuf_set_seg(sg, page, npages);
+
+	for (; npages; npages -= n, page += n) {
+		n = udmabuf_seg_npages(limits, page, npages);
+		sg = udmabuf_set_seg(sg, page, n);
+	}
+	return sg;
+}
+
+/* Returns the end of the segments. A run may go on in the next extent. */
+static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
+					     struct udmabuf_seg_limits limits,
+					     struct scatterlist *sg)
+{
+	struct page *first = udmabuf_extent_page(ubuf, 0, 0);
+	unsigned long npages = 0, n;
+	size_t i;
+
+	for (i = 0; i < ubuf->nextents; i++) {
+		const struct udmabuf_extent *extent = &ubuf->extents[i];
+		pgoff_t pgoff = extent->pgoff, end = udmabuf_extent_end(ubuf, i);
+		struct page *const *entry = extent->listed ? extent->list : &extent->page;
+
+		n = extent->listed ? 1UL << extent->order : end - pgoff;
+		for (; pgoff < end; pgoff += n, entry++) {
+			if (!udmabuf_pages_adjoin(first + npages - 1, *entry)) {
+				sg = udmabuf_set_segs(limits, sg, first, npages);
+				first = *entry;
+				npages = 0;
+			}
+			npages += n;
+		}
+		cond_resched();
+	}
+	return udmabuf_set_segs(limits, sg, first, npages);
+}
+
+/* In one piece rather than chained, which is quicker to set up and to walk. */
+static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
+			     struct sg_table *sgt)
 {
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
-	int ret;
+	struct scatterlist *end;
 
-	ret = sg_alloc_table(sgt, udmabuf_walk_segs(ubuf, limits, NULL),
-			     GFP_KERNEL);
-	if (!ret)
-		udmabuf_walk_segs(ubuf, limits, sgt->sgl);
-	return ret;
+	sgt->sgl = kvmalloc_array(udmabuf_max_segs(ubuf, limits),
+				  sizeof(*sgt->sgl), GFP_KERNEL | __GFP_NOWARN);
+	if (!sgt->sgl)
+		return -ENOMEM;
+	end = udmabuf_fill_segs(ubuf, limits, sgt->sgl);
+	sg_mark_end(end - 1);
+	sgt->nents = end - sgt->sgl;
+	sgt->orig_nents = sgt->nents;
+	return 0;
 }
 
 static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
@@ -865,7 +1379,7 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 	map->dev = attach->dev;
 	map->dir = dir;
 
-	ret = udmabuf_init_sgt(ubuf, map->dev, &map->sgt);
+	ret = udmabuf_alloc_sgt(ubuf, map->dev, &map->sgt);
 	if (ret)
 		goto free_map;
 	ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
@@ -874,11 +1388,12 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 
 	mutex_lock(&ubuf->lock);
 	list_add(&map->node, &ubuf->maps);
+	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings + 1);
 	mutex_unlock(&ubuf->lock);
 	return &map->sgt;
 
 free_sgt:
-	sg_free_table(&map->sgt);
+	kvfree(map->sgt.sgl);
 free_map:
 	kfree(map);
 	return ERR_PTR(ret);
@@ -893,10 +1408,11 @@ static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach,
 
 	mutex_lock(&ubuf->lock);
 	list_del(&map->node);
+	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
 	mutex_unlock(&ubuf->lock);
 
 	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
-	sg_free_table(sgt);
+	kvfree(sgt->sgl);
 	kfree(map);
 }
 
@@ -918,6 +1434,10 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 	struct udmabuf *ubuf = dmabuf->priv;
 	struct udmabuf_map *map;
 
+	/* A mapping that is being made meanwhile needs no sync. */
+	if (!READ_ONCE(ubuf->nmappings))
+		return 0;
+
 	mutex_lock(&ubuf->lock);
 	list_for_each_entry(map, &ubuf->maps, node)
 		if (map->dir != DMA_TO_DEVICE)
@@ -934,6 +1454,9 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 	struct udmabuf *ubuf = dmabuf->priv;
 	struct udmabuf_map *map;
 
+	if (!READ_ONCE(ubuf->nmappings))
+		return 0;
+
 	mutex_lock(&ubuf->lock);
 	if (ubuf->vaddr)
 		flush_kernel_vmap_range(ubuf->vaddr, dmabuf->size);
@@ -945,48 +1468,137 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 
 /* dma-buf operations: user mappings */
 
-static vm_fault_t udmabuf_insert_page(struct vm_area_struct *vma,
-				      unsigned long addr, struct page *page)
+/* Where to stop populating for the fault: a window that grows as told above. */
+static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf, struct udmabuf *ubuf)
 {
-	if (is_page_hwpoison(page))
-		return VM_FAULT_HWPOISON;
-	return vmf_insert_pfn(vma, addr, page_to_pfn(page));
+	unsigned long addr = vmf->address & PAGE_MASK;
+	pgoff_t vma_end = vmf->pgoff + ((vmf->vma->vm_end - addr) >> PAGE_SHIFT);
+
+	lockdep_assert_held(&ubuf->lock);
+	if (vmf->pgoff != ubuf->fault_pgoff)
+		ubuf->fault_pages = UDMABUF_FAULT_MIN;
+	else if (ubuf->fault_pages < UDMABUF_FAULT_MAX)
+		ubuf->fault_pages *= 2;
+	ubuf->fault_pgoff = min3(round_up(vmf->pgoff + 1, ubuf->fault_pages),
+				 ubuf->npages, vma_end);
+	return ubuf->fault_pgoff;
 }
 
 /*
- * Populates from the faulting page to the end of its window, as far as the run
- * and the mapping go. The pages behind the first are a courtesy: what goes
- * wrong with one of them shows when it is touched.
+ * Pages behind the one that is needed are a courtesy: what goes wrong with one
+ * of them shows when it is touched.
+ */
+static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf, struct udmabuf *ubuf)
+{
+	size_t i = udmabuf_find_extent(ubuf, vmf->pgoff);
+	unsigned long addr = vmf->address & PAGE_MASK;
+	pgoff_t end = udmabuf_fault_end(vmf, ubuf), pgoff;
+	bool any_poison = udmabuf_any_poison();
+	vm_fault_t ret;
+
+	for (pgoff = vmf->pgoff; pgoff < end; i++) {
+		pgoff_t extent_end = min(udmabuf_extent_end(ubuf, i), end);
+
+		for (; pgoff < extent_end; pgoff++, addr += PAGE_SIZE) {
+			struct page *page = udmabuf_extent_page(ubuf, i, pgoff);
+
+			if (any_poison && is_page_hwpoison(page))
+				ret = VM_FAULT_HWPOISON;
+			else
+				ret = vmf_insert_pfn(vmf->vma, addr, page_to_pfn(page));
+			if (ret != VM_FAULT_NOPAGE)
+				return pgoff == vmf->pgoff ? ret : VM_FAULT_NOPAGE;
+		}
+	}
+	return VM_FAULT_NOPAGE;
+}
+
+/*
+ * The lock keeps faults of both sizes from meeting in one place: the core warns
+ * about a huge entry where there are small ones, and the other way round.
  */
 static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 {
-	struct vm_area_struct *vma = vmf->vma;
-	struct udmabuf *ubuf = vma->vm_private_data;
-	unsigned long addr = vmf->address & PAGE_MASK;
-	unsigned long npages, i;
-	struct page *page;
-	vm_fault_t ret;
-	size_t run;
+	struct udmabuf *ubuf = vmf->vma->vm_private_data;
+	vm_fault_t ret = VM_FAULT_NOPAGE;
 
 	if (vmf->pgoff >= ubuf->npages)
 		return VM_FAULT_SIGBUS;
-	run = udmabuf_find_run(ubuf, vmf->pgoff);
-	page = udmabuf_page(ubuf, run, vmf->pgoff);
 
-	npages = min3(UDMABUF_FAULT_PAGES - vmf->pgoff % UDMABUF_FAULT_PAGES,
-		      (vma->vm_end - addr) >> PAGE_SHIFT,
-		      udmabuf_run_end(ubuf, run) - vmf->pgoff);
-
-	ret = udmabuf_insert_page(vma, addr, page);
-	for (i = 1; ret == VM_FAULT_NOPAGE && i < npages; i++)
-		if (udmabuf_insert_page(vma, addr + i * PAGE_SIZE, page + i) !=
-		    VM_FAULT_NOPAGE)
-			break;
+	mutex_lock(&ubuf->lock);
+	if (!pmd_leaf(READ_ONCE(*vmf->pmd)))
+		ret = udmabuf_insert_pages(vmf, ubuf);
+	mutex_unlock(&ubuf->lock);
 	return ret;
 }
 
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+/*
+ * The first page of what a huge entry for the fault would map. All of it must be
+ * in the buffer, side by side: what else is in a huge page is for others.
+ */
+static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
+				      const struct udmabuf *ubuf)
+{
+	const struct vm_area_struct *vma = vmf->vma;
+	unsigned long addr = vmf->address & PMD_MASK;
+	pgoff_t pgoff = vmf->pgoff - ((vmf->address - addr) >> PAGE_SHIFT);
+	struct page *page;
+	size_t i;
+
+	if (addr < vma->vm_start || vma->vm_end - addr < PMD_SIZE ||
+	    vmf->pgoff >= ubuf->npages)
+		return NULL;
+	i = udmabuf_find_extent(ubuf, pgoff);
+	page = udmabuf_extent_page(ubuf, i, pgoff);
+	if (ubuf->extents[i].listed || !IS_ALIGNED(page_to_pfn(page), HPAGE_PMD_NR) ||
+	    udmabuf_extent_end(ubuf, i) - pgoff < HPAGE_PMD_NR)
+		return NULL;
+	return page;
+}
+
+static bool udmabuf_huge_page_poisoned(struct page *page)
+{
+	struct page *end = page + HPAGE_PMD_NR;
+
+	while (page < end) {
+		struct folio *folio = page_folio(page);
+
+		if (udmabuf_folio_poisoned(folio))
+			return true;
+		page += udmabuf_folio_rest(folio, page);
+	}
+	return false;
+}
+
+static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct udmabuf *ubuf = vmf->vma->vm_private_data;
+	vm_fault_t ret = VM_FAULT_FALLBACK;
+	struct page *page;
+	pmd_t pmd;
+
+	if (order != PMD_ORDER)
+		return VM_FAULT_FALLBACK;
+	page = udmabuf_huge_page(vmf, ubuf);
+	if (!page)
+		return VM_FAULT_FALLBACK;
+
+	mutex_lock(&ubuf->lock);
+	pmd = READ_ONCE(*vmf->pmd);
+	if ((pmd_none(pmd) || pmd_leaf(pmd)) && !udmabuf_huge_page_poisoned(page))
+		ret = vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
+					 vmf->flags & FAULT_FLAG_WRITE);
+	mutex_unlock(&ubuf->lock);
+	return ret;
+}
+#endif
+
 static const struct vm_operations_struct udmabuf_vm_ops = {
-	.fault = udmabuf_fault,
+	.fault		= udmabuf_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+	.huge_fault	= udmabuf_huge_fault,
+#endif
 };
 
 /*
@@ -1020,7 +1632,7 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 /* dma-buf operations: kernel mapping */
 
-static void *udmabuf_vmap_runs(const struct udmabuf *ubuf)
+static void *udmabuf_vmap_pages(const struct udmabuf *ubuf)
 {
 	struct page **pages;
 	pgoff_t pgoff = 0;
@@ -1030,9 +1642,9 @@ static void *udmabuf_vmap_runs(const struct udmabuf *ubuf)
 	/* Or a signal could fail it: the core warns when there is no mapping. */
 	pages = kvmalloc_array(ubuf->npages, sizeof(*pages),
 			       GFP_KERNEL | __GFP_NOFAIL);
-	for (i = 0; i < ubuf->nruns; i++) {
-		for (; pgoff < udmabuf_run_end(ubuf, i); pgoff++)
-			pages[pgoff] = udmabuf_page(ubuf, i, pgoff);
+	for (i = 0; i < ubuf->nextents; i++) {
+		for (; pgoff < udmabuf_extent_end(ubuf, i); pgoff++)
+			pages[pgoff] = udmabuf_extent_page(ubuf, i, pgoff);
 		cond_resched();
 	}
 	vaddr = vmap(pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
@@ -1040,29 +1652,39 @@ static void *udmabuf_vmap_runs(const struct udmabuf *ubuf)
 	return vaddr;
 }
 
-/* The core counts its callers and asks for one mapping at a time. */
+/*
+ * The mapping is kept, as importers that show pictures ask for it once a frame.
+ * The core counts its callers and asks for one mapping at a time.
+ */
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	void *vaddr;
+	void *vaddr = ubuf->vaddr;
 
-	vaddr = udmabuf_vmap_runs(ubuf);
-	if (!vaddr)
-		return -ENOMEM;
-
-	mutex_lock(&ubuf->lock);
-	ubuf->vaddr = vaddr;
-	mutex_unlock(&ubuf->lock);
+	if (!vaddr) {
+		vaddr = udmabuf_vmap_pages(ubuf);
+		if (!vaddr)
+			return -ENOMEM;
+		mutex_lock(&ubuf->lock);
+		ubuf->vaddr = vaddr;
+		WRITE_ONCE(ubuf->nmappings, ubuf->nmappings + 1);
+		mutex_unlock(&ubuf->lock);
+	}
 	iosys_map_set_vaddr(map, vaddr);
 	return 0;
 }
 
+/* Unless addresses are scarce: then it makes room for others. */
 static void udmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 
+	if (IS_ENABLED(CONFIG_64BIT))
+		return;
+
 	mutex_lock(&ubuf->lock);
 	ubuf->vaddr = NULL;
+	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
 	mutex_unlock(&ubuf->lock);
 	vunmap(map->vaddr);
 }
