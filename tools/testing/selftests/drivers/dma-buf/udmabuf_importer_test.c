@@ -10,8 +10,6 @@
 
 #include "udmabuf_test.h"
 
-#define BOUNCE_MAX	(256U << 10)	/* the most that swiotlb bounces in one */
-
 FIXTURE(device) {
 	struct session session;
 	int dev;
@@ -239,6 +237,64 @@ TEST_F(device, kernel_mapping_is_shared)
 	EXPECT_EQ('x', source(self, variant->shuffled, 0)[1]);
 }
 
+/* It is kept for the next one who asks, but shows what is there then. */
+TEST_F(device, kernel_mapping_again)
+{
+	int other = test_attach(self->buf, 0, 0);
+
+	test_vmap(self->imp);
+	test_vread(self->imp, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 1);
+	test_vunmap(self->imp);
+	fill_source(self, variant->shuffled, 2);
+	test_vmap(self->imp);
+	test_vread(self->imp, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 2);
+	close(self->imp);
+	fill_source(self, variant->shuffled, 3);
+	test_vmap(other);
+	test_vread(other, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 3);
+	fill(self->seen, self->len, 4);
+	test_vwrite(other, 0, self->seen, self->len);
+	test_vunmap(other);
+	EXPECT_SOURCE_FILLED(4);
+}
+
+/* Bytes of the kernel's address space where pages of others are mapped; -1 if unknown. */
+static long vmapped_bytes(void)
+{
+	static char text[1 << 20];
+	long bytes = 0, size;
+	char *line;
+
+	if (read_text("/proc/vmallocinfo", text, sizeof(text)) <= 0)
+		return -1;
+	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (strstr(line, " vmap") && sscanf(line, "%*s %ld", &size) == 1)
+			bytes += size;
+	return bytes;
+}
+
+/* With a user or without, it goes away with the buffer, but not before. */
+TEST_F(device, kernel_mapping_ends_with_the_buffer)
+{
+	long before = vmapped_bytes();
+
+	test_vmap(self->imp);
+	test_vunmap(self->imp);
+	test_vmap(self->imp);
+	if (before > 0)
+		EXPECT_LE(before + self->len, vmapped_bytes());
+	close(self->buf);
+	munmap(self->mem, self->len);
+	test_vread(self->imp, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 1);
+	close(self->imp);
+	EXPECT_NOTHING_KEPT(&self->session);
+	EXPECT_EQ(before, vmapped_bytes());
+}
+
 TEST_F(device, mapping_through_the_importer)
 {
 	char *map = test_map_buf(self->imp, self->len, PROT_READ | PROT_WRITE);
@@ -382,6 +438,38 @@ TEST_F(device, sync_end_without_start)
 	EXPECT_DEVICE_SEES(self->imp, map, 2);
 }
 
+/*
+ * A sync without anybody to sync for does nothing at all. Guards the count of
+ * those there are: whoever maps after others have come and gone is synced.
+ */
+TEST_F(device, sync_after_others_have_come_and_gone)
+{
+	int other = test_attach(self->buf, 0, 0);
+	struct udmabuf_importer_map one, two;
+	__u64 turn;
+
+	for (turn = 2; turn < 8; turn += 2) {
+		one = test_map(self->imp, IMPORTER_TO_DEVICE);
+		test_vmap(other);
+		two = test_map(other, IMPORTER_FROM_DEVICE);
+		test_unmap(self->imp, one.handle);
+		test_vunmap(other);
+		test_unmap(other, two.handle);
+		test_sync_cpu(self->buf, SYNC_START(RW));
+		fill_source(self, variant->shuffled, turn);
+		test_sync_cpu(self->buf, SYNC_END(RW));
+		EXPECT_SOURCE_FILLED(turn);
+
+		one = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+		test_sync_cpu(self->buf, SYNC_START(RW));
+		EXPECT_SOURCE_FILLED(turn);
+		fill_source(self, variant->shuffled, turn + 1);
+		test_sync_cpu(self->buf, SYNC_END(RW));
+		EXPECT_DEVICE_SEES(self->imp, one, turn + 1);
+		test_unmap(self->imp, one.handle);
+	}
+}
+
 /* Guards D3: stale bytes of an earlier sync come back. No importer at all. */
 TEST_F(device, repeated_sync_brings_nothing_back)
 {
@@ -429,6 +517,40 @@ TEST_F(device, one_segment_for_each_run)
 		EXPECT_EQ(expected_segments(self, variant->shuffled, limits[i]), map.nents)
 			TH_LOG("at most %zu bytes", limits[i]);
 		EXPECT_GE(limits[i], map.longest);
+		EXPECT_EQ(self->len, map.bytes);
+		EXPECT_DEVICE_SEES(imp, map, 1);
+		close(imp);
+	}
+}
+
+/* Some devices cannot count on across a boundary, wherever a segment starts. */
+TEST_F(device, no_segment_crosses_a_boundary)
+{
+	size_t page = page_size(), npages = self->len / page, i, k, run;
+	struct { size_t max, boundary; } rows[] = {
+		{ 256 << 10, 64 << 10 }, { 3 * page, 64 << 10 }, { 48 << 10, 32 << 10 },
+		{ 64 << 10, 2 * page }, { page, page }, { 256 << 10, 256 << 10 },
+	};
+
+	if (!page_frame(self->mem))
+		SKIP(return, "pagemap does not show page frames");
+	for (k = 0; k < ARRAY_SIZE(rows); k++) {
+		int imp = importer_open();
+		struct udmabuf_importer_map map;
+		unsigned int count = 0;
+		__u64 last = 0, frame;
+
+		ASSERT_EQ(0, _attach_bounded(imp, self->buf, 0, rows[k].max, rows[k].boundary - 1));
+		map = test_map(imp, IMPORTER_TO_DEVICE);
+		for (i = 0, run = 0; i < npages; i++, last = frame, run++) {
+			frame = page_frame(source(self, variant->shuffled, i));
+			if (i && frame == last + 1 && run < rows[k].max / page &&
+			    frame % (rows[k].boundary / page))
+				continue;
+			count++;
+			run = 0;
+		}
+		EXPECT_EQ(count, map.nents) TH_LOG("boundary %zu", rows[k].boundary);
 		EXPECT_EQ(self->len, map.bytes);
 		EXPECT_DEVICE_SEES(imp, map, 1);
 		close(imp);
@@ -572,6 +694,43 @@ static void *race_mmap(void *arg)
 		munmap(map, 16 * page_size());
 	}
 	return NULL;
+}
+
+/*
+ * A map that is made while others sync holds what was in the memory before, and
+ * what its device wrote is there once it is gone.
+ */
+TEST_F(races, map_while_others_sync)
+{
+	struct udmabuf_importer_map map;
+	char *seen = malloc(self->len);
+	int imp = test_attach(self->buf, 0, 0);
+	pthread_t threads[2];
+	void *failed;
+	__u64 turn;
+	size_t i;
+
+	race_until = now_ms() + 500;
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, race_sync, &self->buf));
+	for (turn = 2; now_ms() < race_until; turn += 2) {
+		fill(self->mem, self->len, turn);
+		map = test_map(imp, IMPORTER_TO_DEVICE);
+		test_device_read(imp, map.handle, 0, seen, self->len);
+		ASSERT_EQ(-1, filled_until(seen, self->len, turn, 0));
+		test_unmap(imp, map.handle);
+		ASSERT_EQ(-1, filled_until(self->mem, self->len, turn, 0));
+
+		map = test_map(imp, IMPORTER_FROM_DEVICE);
+		fill(seen, self->len, turn + 1);
+		test_device_write(imp, map.handle, 0, seen, self->len);
+		test_unmap(imp, map.handle);
+		ASSERT_EQ(-1, filled_until(self->mem, self->len, turn + 1, 0));
+	}
+	for (i = 0; i < ARRAY_SIZE(threads); i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], &failed));
+		EXPECT_EQ(NULL, failed) TH_LOG("%s", (char *)failed);
+	}
 }
 
 /* Guards 5.2 of mainline: what its sync creates and map frees is not locked. */

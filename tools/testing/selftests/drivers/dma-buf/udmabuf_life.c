@@ -373,6 +373,87 @@ TEST_F(reclaim, store_through_the_buffer_survives_madv_free)
 	EXPECT_FILLED(self->mem, self->len, 2);
 }
 
+/* Is the first of the pages at @addr, which have a file, still in memory? */
+static bool is_cached(char *addr)
+{
+	unsigned char vec = 1;
+
+	mincore(addr, page_size(), &vec);
+	return vec & 1;
+}
+
+#define SCATTERED_PAGES	2500
+#define SCATTERED_STEP	1009	/* prime */
+
+/* The same where so many pages lie scattered that the buffer is kept otherwise. */
+TEST_F(reclaim, store_through_a_scattered_buffer_survives_madv_free)
+{
+	static struct udmabuf_iovec iovs[SCATTERED_PAGES];
+	size_t len = SCATTERED_PAGES * page_size(), i;
+	char *mem = anon_small(len), *map;
+	int buf;
+
+	fill(mem, len, 1);
+	fill(self->control, self->len, 1);
+	close(test_create_one(self->dev, 0, mem, len));
+	for (i = 0; i < SCATTERED_PAGES; i++) {
+		iovs[i].base = to_u64(mem + i * SCATTERED_STEP % SCATTERED_PAGES * page_size());
+		iovs[i].len = page_size();
+	}
+	buf = test_create(self->dev, 0, iovs, SCATTERED_PAGES);
+	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, madvise(mem, len, MADV_FREE));
+	ASSERT_EQ(0, madvise(self->control, self->len, MADV_FREE));
+	fill(map, len, 2);
+	munmap(map, len);
+	close(buf);
+	EXPECT_NOTHING_KEPT(&self->session);
+	ASSERT_EQ(0, madvise(self->control, self->len, MADV_PAGEOUT));
+	ASSERT_EQ(0, madvise(mem, len, MADV_PAGEOUT));
+	if (filled_until(self->control, self->len, 1, 0) == -1)
+		SKIP(return, "the kernel did not reclaim the control pages");
+	for (i = 0; i < SCATTERED_PAGES; i++)
+		ASSERT_EQ(-1, filled_until((void *)(uintptr_t)iovs[i].base, page_size(), 2,
+					   i * page_size())) TH_LOG("page %zu", i);
+}
+
+/*
+ * The same for holes of a memfd. They are filled by loads, so that their pages
+ * are scattered and as clean as the one beyond the buffer, which proves that
+ * clean ones are in fact thrown away.
+ */
+TEST_F(reclaim, store_through_a_scattered_buffer_survives_in_memfd_holes)
+{
+	static struct udmabuf_iovec iovs[SCATTERED_PAGES];
+	size_t page = page_size(), len = SCATTERED_PAGES * page, i;
+	int memfd = sealed_memfd(len + page, 0, F_SEAL_SHRINK);
+	char *mem = mmap(NULL, len + page, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	char *map;
+	int buf;
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	madvise(mem, len + page, MADV_RANDOM);
+	for (i = 0; i < SCATTERED_PAGES; i++) {
+		char *addr = mem + i * SCATTERED_STEP % SCATTERED_PAGES * page;
+
+		EXPECT_EQ(0, addr[0]);
+		iovs[i] = (struct udmabuf_iovec) { to_u64(addr), page };
+	}
+	EXPECT_EQ(0, mem[len]);
+	/* What is to be moved is so in this order, and what was only read stays clean. */
+	close(_create(self->dev, UDMABUF_FLAGS_RDONLY, iovs, SCATTERED_PAGES));
+	buf = test_create_memfd(self->dev, 0, memfd, 0, len);
+	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
+	fill(map, len, 2);
+	munmap(map, len);
+	close(buf);
+	EXPECT_NOTHING_KEPT(&self->session);
+	madvise(mem, len + page, MADV_PAGEOUT);
+	if (is_cached(mem + len))
+		SKIP(return, "the kernel did not reclaim the control page");
+	EXPECT_FILLED(mem, len, 2);
+}
+
 /* While it is pinned, such a page is not thrown away either. */
 TEST_F(reclaim, pinned_page_survives_madv_free)
 {
@@ -493,6 +574,55 @@ TEST_F(killed, create_that_waits_for_userfaultfd)
 	EXPECT_EQ(128 + SIGKILL, reap(pid));
 	EXPECT_GT(2000, now_ms() - start);
 	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+#define WAITERS	40	/* so many that all pin less at a time */
+
+/* Calls that wait in the middle make others take smaller batches, and that is all. */
+TEST_F(killed, create_while_many_wait)
+{
+	static struct udmabuf_iovec iovs[4097];
+	size_t page = page_size(), len = ARRAY_SIZE(iovs) * page, i;
+	char *mem = anon_small(len), *map;
+	pid_t pids[WAITERS];
+	bool waiting = true;
+	char go = 'y';
+	int buf;
+
+	for (i = 0; i < WAITERS; i++) {
+		pids[i] = fork();
+		if (!pids[i]) {
+			char *range = blocking_range(16 * page);
+
+			go = range ? 'y' : 'n';
+			if (write(self->socks[1], &go, 1) == 1 && range)
+				_create_one(self->dev, 0, range, 16 * page);
+			_exit(0);
+		}
+		if (go == 'y')
+			ASSERT_EQ(1, read(self->socks[0], &go, 1));
+	}
+	sleep_ms(100);
+	for (i = 0; i < WAITERS; i++)
+		waiting &= is_blocked(pids[i]);
+	fill(mem, len, 1);
+	close(test_create_one(self->dev, 0, mem, len));
+	for (i = 0; i < ARRAY_SIZE(iovs); i++) {
+		iovs[i].base = to_u64(mem + i * SCATTERED_STEP % ARRAY_SIZE(iovs) * page);
+		iovs[i].len = page;
+	}
+	buf = test_create(self->dev, 0, iovs, ARRAY_SIZE(iovs));
+	for (i = 0; i < WAITERS; i++) {
+		kill(pids[i], SIGKILL);
+		reap(pids[i]);
+	}
+	if (!waiting && kernel_before(6, 3))
+		SKIP(return, "long-term pins do not wait for userfaultfd before Linux 6.3");
+	if (go != 'y')
+		SKIP(return, "no userfaultfd for us");
+	EXPECT_TRUE(waiting);
+	map = test_map_buf(buf, len, PROT_READ);
+	EXPECT_TRUE(buffer_is(map, iovs, ARRAY_SIZE(iovs)));
 }
 
 #define LARGE_TIMES	65536

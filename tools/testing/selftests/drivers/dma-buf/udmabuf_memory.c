@@ -227,20 +227,11 @@ static size_t mix(struct udmabuf_iovec *iovs, const struct mem *mems, size_t pie
 	return niov;
 }
 
-static size_t iovs_len(const struct udmabuf_iovec *iovs, size_t niov)
-{
-	size_t len = 0;
-
-	while (niov--)
-		len += iovs[niov].len;
-	return len;
-}
-
 TEST_F(mixed, all_kinds_in_one_buffer)
 {
 	struct udmabuf_iovec iovs[8 * MEM_KINDS];
 	size_t niov = mix(iovs, self->mems, 8);
-	size_t len = iovs_len(iovs, niov);
+	size_t len = entries_len(iovs, niov);
 	int buf = test_create(self->dev, 0, iovs, niov);
 	char *map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
 
@@ -262,7 +253,7 @@ TEST_F(mixed, whole_memories_in_one_buffer)
 		iovs[niov].base = to_u64(self->mems[kind].addr);
 		iovs[niov++].len = self->mems[kind].len;
 	}
-	len = iovs_len(iovs, niov);
+	len = entries_len(iovs, niov);
 	buf = test_create(self->dev, 0, iovs, niov);
 	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
 	EXPECT_TRUE(buffer_is(map, iovs, niov));

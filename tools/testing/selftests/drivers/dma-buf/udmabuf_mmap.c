@@ -250,39 +250,6 @@ FIXTURE_TEARDOWN(faults)
 	SESSION_CLOSE(&self->session);
 }
 
-static int by_frame(const void *a, const void *b)
-{
-	__u64 left = page_frame(*(char **)a), right = page_frame(*(char **)b);
-
-	return left < right ? -1 : left > right;
-}
-
-/*
- * The longest physically contiguous run that the huge pages of @mem can be put
- * together to, as entries; how many.
- */
-static size_t longest_run(struct udmabuf_iovec *iovs, const struct mem *mem, size_t huge)
-{
-	size_t n = mem->len / huge, first = 0, best = 0, most = 0, i;
-	char **pages = calloc(n, sizeof(*pages));
-
-	for (i = 0; i < n; i++)
-		pages[i] = mem->addr + i * huge;
-	qsort(pages, n, sizeof(*pages), by_frame);
-	for (i = 0; i < n; i++) {
-		if (i && page_frame(pages[i]) != page_frame(pages[i - 1]) + huge / page_size())
-			first = i;
-		if (i - first >= most) {
-			most = i - first + 1;
-			best = first;
-		}
-	}
-	for (i = 0; i < most; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(pages[best + i]), huge };
-	free(pages);
-	return most;
-}
-
 #define RUN_PAGES	24	/* huge pages, of which some will be neighbours */
 #define RUN_LEAST	6
 
@@ -453,6 +420,188 @@ TEST_F(faults, sealed_memfd_gets_no_new_writers)
 	EXPECT_ERRNO(EACCES, mprotect(map, 2 * len, PROT_READ | PROT_WRITE));
 	fill(old, 2 * len, 1);
 	EXPECT_FILLED(map, 2 * len, 1);
+}
+
+/* Faults populate more than the page that was touched, but only the right pages */
+
+#define STRIDE		1009	/* prime: it steps through all pages */
+#define WINDOW_PAGES	2304
+
+FIXTURE(windows) {
+	struct session session;
+	int dev;
+	char *mem;
+	size_t page;
+	size_t len;
+	struct udmabuf_iovec iovs[WINDOW_PAGES];
+	int buf;
+};
+
+FIXTURE_VARIANT(windows) {
+	size_t step;		/* from each page of the memory to the next in the buffer */
+};
+
+FIXTURE_VARIANT_ADD(windows, in_order) { .step = 1 };
+FIXTURE_VARIANT_ADD(windows, scattered) { .step = 707 };
+
+FIXTURE_SETUP(windows)
+{
+	size_t i;
+
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	self->len = WINDOW_PAGES * self->page;
+	self->mem = anon_small(self->len);
+	fill(self->mem, self->len, 1);
+	/* What is to be moved is so now, or it would lie in the buffer's order. */
+	close(test_create_one(self->dev, 0, self->mem, self->len));
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		self->iovs[i].base = to_u64(self->mem + i * variant->step % WINDOW_PAGES *
+					    self->page);
+		self->iovs[i].len = self->page;
+	}
+	self->buf = test_create(self->dev, 0, self->iovs, WINDOW_PAGES);
+}
+
+FIXTURE_TEARDOWN(windows)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* Is @addr a mapping of page @pgoff of the buffer? */
+static bool shows(const struct _test_data_windows *self, const char *addr, size_t pgoff)
+{
+	return !memcmp(addr, (void *)(uintptr_t)self->iovs[pgoff].base, self->page);
+}
+
+static long page_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+TEST_F(windows, in_order_with_few_faults)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	long before = page_faults();
+	size_t i;
+
+	for (i = 0; i < WINDOW_PAGES; i++)
+		EXPECT_TRUE(shows(self, map + i * self->page, i)) TH_LOG("page %zu", i);
+	EXPECT_GT(WINDOW_PAGES / 32, page_faults() - before);
+}
+
+TEST_F(windows, backwards)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	size_t i;
+
+	for (i = WINDOW_PAGES; i--;)
+		EXPECT_TRUE(shows(self, map + i * self->page, i)) TH_LOG("page %zu", i);
+}
+
+TEST_F(windows, at_random)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	size_t i, pgoff;
+
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		pgoff = i * STRIDE % WINDOW_PAGES;
+		EXPECT_TRUE(shows(self, map + pgoff * self->page, pgoff))
+			TH_LOG("page %zu", pgoff);
+	}
+}
+
+/* Each mapping takes the other for its own last fault. */
+TEST_F(windows, two_mappings_in_turn)
+{
+	char *one = test_map_buf(self->buf, self->len, PROT_READ);
+	char *two = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	size_t i, back;
+
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		back = WINDOW_PAGES - 1 - i;
+		EXPECT_TRUE(shows(self, one + i * self->page, i)) TH_LOG("page %zu", i);
+		EXPECT_TRUE(shows(self, two + (i & 1 ? back : i) * self->page, i & 1 ? back : i))
+			TH_LOG("page %zu", i);
+	}
+}
+
+/*
+ * Parts of the buffer with memory of others right behind them: windows that
+ * have grown must not reach over the end of a mapping.
+ */
+TEST_F(windows, end_with_the_mapping)
+{
+	size_t starts[] = { 3, 1020, 1500 }, npages[] = { 1001, 100, WINDOW_PAGES - 1500 };
+	size_t page = self->page, i, k;
+
+	for (k = 0; k < ARRAY_SIZE(starts); k++) {
+		size_t len = npages[k] * page;
+		char *around = mmap(NULL, len + 512 * page, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *map = around + 256 * page;
+
+		ASSERT_NE(MAP_FAILED, (void *)around);
+		madvise(around, len + 512 * page, MADV_NOHUGEPAGE);
+		ASSERT_EQ((void *)map, mmap(map, len, PROT_READ | PROT_WRITE,
+					    MAP_SHARED | MAP_FIXED, self->buf, starts[k] * page));
+		for (i = 0; i < npages[k]; i++)
+			EXPECT_TRUE(shows(self, map + i * page, starts[k] + i))
+				TH_LOG("page %zu", starts[k] + i);
+		for (i = 0; i < 256; i++) {
+			EXPECT_EQ(0, around[i * page]);
+			EXPECT_EQ(0, map[len + i * page]);
+			map[len + i * page] = 'x';
+		}
+		munmap(around, len + 512 * page);
+	}
+	EXPECT_FILLED(self->mem, self->len, 1);
+}
+
+/* The same where something was put into the middle of a mapping. */
+TEST_F(windows, end_at_a_hole)
+{
+	char *map = test_map_buf(self->buf, self->len, PROT_READ);
+	size_t page = self->page, hole = 700, i;
+
+	ASSERT_NE(MAP_FAILED, mmap(map + hole * page, 3 * page, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		if (i >= hole && i < hole + 3) {
+			EXPECT_EQ(0, map[i * page]);
+		} else {
+			EXPECT_TRUE(shows(self, map + i * page, i)) TH_LOG("page %zu", i);
+		}
+	}
+	EXPECT_EQ(0, fault_signal(map + hole * page, true));
+	EXPECT_FILLED(self->mem, self->len, 1);
+}
+
+/* A page that failed is in the window of others: they are none the worse. */
+TEST_F(windows, with_a_poisoned_page)
+{
+	size_t page = self->page, bad = 700, i;
+	char *map, *copy = malloc(self->len);
+
+	memcpy(copy, self->mem, self->len);
+	if (poison((char *)(uintptr_t)self->iovs[bad].base))
+		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		size_t off = self->iovs[i].base - to_u64(self->mem);
+
+		EXPECT_EQ(i == bad ? SIGBUS : 0, fault_signal(map + i * page, false))
+			TH_LOG("page %zu", i);
+		if (i != bad)
+			EXPECT_EQ(0, memcmp(map + i * page, copy + off, page))
+				TH_LOG("page %zu", i);
+	}
+	EXPECT_EQ(SIGBUS, fault_signal(map + bad * page, true));
+	munmap(self->mem, self->len);
 }
 
 TEST_HARNESS_MAIN

@@ -512,18 +512,31 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
  * Memory failures
  */
 
-/* The page frame behind @addr of this process; 0 if unknown. */
+static inline int pagemap_open(void)
+{
+	return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+}
+
+/* The page frames behind the pages from @addr on of this process, 0 where unknown. */
+static inline void page_frames(int pagemap, const void *addr, size_t npages, __u64 *frames)
+{
+	ssize_t len = npages * sizeof(*frames);
+	size_t i;
+
+	if (pread(pagemap, frames, len, to_u64(addr) / page_size() * 8) != len)
+		memset(frames, 0, len);
+	for (i = 0; i < npages; i++)
+		frames[i] = frames[i] >> 63 ? frames[i] & ((1ULL << 55) - 1) : 0;
+}
+
 static inline __u64 page_frame(const void *addr)
 {
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	__u64 entry = 0;
+	int pagemap = pagemap_open();
+	__u64 frame;
 
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, 8, to_u64(addr) / page_size() * 8) != 8)
-		entry = 0;
-	close(fd);
-	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+	page_frames(pagemap, addr, 1, &frame);
+	close(pagemap);
+	return frame;
 }
 
 /*
@@ -677,6 +690,16 @@ static inline bool physically_contiguous(const char *addr, size_t len)
 		if (!first || page_frame(addr + off) != first + off / page_size())
 			return false;
 	return first;
+}
+
+/* Have the huge page at @addr become small ones, which stay where they are. */
+static inline int split_huge_page(const void *addr)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "%d,%#llx,%#llx", getpid(), (unsigned long long)to_u64(addr),
+		 (unsigned long long)to_u64(addr) + thp_size());
+	return write_text("/sys/kernel/debug/split_huge_pages", text);
 }
 
 /* Private anonymous memory at a multiple of @align, with room before it. */
@@ -891,6 +914,39 @@ static inline struct mem mem_get(enum mem_kind kind, size_t len)
 	return mem;
 }
 
+static inline int by_frame(const void *a, const void *b)
+{
+	__u64 left = page_frame(*(char **)a), right = page_frame(*(char **)b);
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * The longest physically contiguous run that the huge pages of @mem can be put
+ * together to, as entries; how many.
+ */
+static inline size_t longest_run(struct udmabuf_iovec *iovs, const struct mem *mem, size_t huge)
+{
+	size_t n = mem->len / huge, first = 0, best = 0, most = 0, i;
+	char **pages = calloc(n, sizeof(*pages));
+
+	for (i = 0; i < n; i++)
+		pages[i] = mem->addr + i * huge;
+	qsort(pages, n, sizeof(*pages), by_frame);
+	for (i = 0; i < n; i++) {
+		if (i && page_frame(pages[i]) != page_frame(pages[i - 1]) + huge / page_size())
+			first = i;
+		if (i - first >= most) {
+			most = i - first + 1;
+			best = first;
+		}
+	}
+	for (i = 0; i < most; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(pages[best + i]), huge };
+	free(pages);
+	return most;
+}
+
 /*
  * Contents: each 8 bytes tell where they belong, so that no page, offset or
  * order can be mistaken for another.
@@ -924,6 +980,15 @@ static inline long filled_until(const void *addr, size_t len, __u64 seed, size_t
 
 #define EXPECT_FILLED(addr, len, seed)					\
 	EXPECT_EQ(-1, filled_until(addr, len, seed, 0))
+
+static inline size_t entries_len(const struct udmabuf_iovec *iovs, size_t niov)
+{
+	size_t len = 0;
+
+	while (niov--)
+		len += iovs[niov].len;
+	return len;
+}
 
 /* Does the buffer at @map hold what @iovs name, in their order? */
 static inline bool buffer_is(const char *map, const struct udmabuf_iovec *iovs, size_t niov)
@@ -1097,15 +1162,22 @@ static inline int importer_open(void)
 	return open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
 }
 
-static inline int _attach(int imp, int buf, __u64 dma_mask, __u32 max_seg)
+static inline int _attach_bounded(int imp, int buf, __u64 dma_mask, __u32 max_seg,
+				  __u64 boundary)
 {
 	struct udmabuf_importer_attach arg = {
 		.fd = buf,
 		.max_seg = max_seg,
 		.dma_mask = dma_mask,
+		.boundary = boundary,
 	};
 
 	return ioctl(imp, IMPORTER_ATTACH, &arg);
+}
+
+static inline int _attach(int imp, int buf, __u64 dma_mask, __u32 max_seg)
+{
+	return _attach_bounded(imp, buf, dma_mask, max_seg, 0);
 }
 
 #define test_attach(buf, dma_mask, max_seg)				\
@@ -1204,5 +1276,132 @@ static inline int device_byte(int imp, __u32 handle, __u64 off)
 			SKIP(return, "no " UDMABUF_IMPORTER_DEV ": load udmabuf_importer.ko"); \
 		close(__imp);						\
 	} while (0)
+
+/*
+ * Buffers as a whole
+ */
+
+#define BOUNCE_MAX	(256U << 10)	/* the most that swiotlb bounces in one */
+#define BOUNCE_TOTAL	(48U << 20)	/* what surely fits in all bounce buffers */
+
+/* The page frames of what @iovs name; NULL if they cannot be known. */
+static inline __u64 *entries_frames(const struct udmabuf_iovec *iovs, size_t niov)
+{
+	__u64 *frames = calloc(entries_len(iovs, niov) / page_size() + 1, sizeof(*frames));
+	int pagemap = pagemap_open();
+	size_t done = 0, i;
+
+	for (i = 0; i < niov; done += iovs[i++].len / page_size())
+		page_frames(pagemap, (void *)(uintptr_t)iovs[i].base, iovs[i].len / page_size(),
+			    frames + done);
+	close(pagemap);
+	while (done && frames[done - 1])
+		done--;
+	if (!done)
+		return frames;
+	free(frames);
+	return NULL;
+}
+
+/* How many physically contiguous runs, of at most @max bytes each. */
+static inline unsigned int count_runs(const __u64 *frames, size_t npages, size_t max)
+{
+	unsigned int count = 0;
+	size_t i, run = 0;
+
+	for (i = 0; i < npages; i++, run++) {
+		if (i && frames[i] == frames[i - 1] + 1 && run < max / page_size())
+			continue;
+		count++;
+		run = 0;
+	}
+	return count;
+}
+
+/*
+ * What a buffer must be: what @iovs name, in their order. Each function returns
+ * "", or what is wrong.
+ */
+struct image {
+	const struct udmabuf_iovec *iovs;
+	size_t niov;
+	size_t len;
+	char *seen;		/* room for len */
+};
+
+static inline const char *importer_differs(int buf, const struct image *image,
+					   const __u64 *frames, size_t max)
+{
+	static char text[64];
+	struct udmabuf_importer_map map;
+	unsigned int runs;
+	int imp = importer_open();
+
+	if (imp < 0 || _attach(imp, buf, 0, max) || _map(imp, IMPORTER_TO_DEVICE, &map))
+		return "cannot be mapped by an importer";
+	if (map.bytes != image->len || map.longest > max)
+		return "segments of the wrong size";
+	if (_device_read(imp, map.handle, 0, image->seen, image->len) ||
+	    !buffer_is(image->seen, image->iovs, image->niov))
+		return "wrong bytes in an importer's map";
+	close(imp);
+	if (!frames)
+		return "";
+	runs = count_runs(frames, image->len / page_size(), max);
+	snprintf(text, sizeof(text), "%u segments for %u runs", map.nents, runs);
+	return runs == map.nents ? "" : text;
+}
+
+static inline const char *vmap_differs(int buf, const struct image *image)
+{
+	int imp = importer_open();
+
+	if (imp < 0 || _attach(imp, buf, 0, 0) || _vmap(imp))
+		return "cannot be mapped by the kernel";
+	if (_device_io(imp, IMPORTER_VREAD, 0, 0, image->seen, image->len) ||
+	    !buffer_is(image->seen, image->iovs, image->niov))
+		return "wrong bytes in the kernel's mapping";
+	close(imp);
+	return "";
+}
+
+static inline const char *device_differs(int buf, const struct image *image)
+{
+	size_t page = page_size(), max = swiotlb_forced() ? BOUNCE_MAX : UINT_MAX & ~(page - 1);
+	__u64 *frames = entries_frames(image->iovs, image->niov);
+	const char *ret = "";
+
+	if (!swiotlb_forced() || image->len <= BOUNCE_TOTAL) {
+		ret = importer_differs(buf, image, frames, max);
+		/* Two out of three segments end where no run does. */
+		if (!*ret && frames && count_runs(frames, image->len / page, max) <
+				       image->len / page / 2)
+			ret = importer_differs(buf, image, frames, 3 * page);
+	}
+	free(frames);
+	return *ret ? ret : vmap_differs(buf, image);
+}
+
+static inline const char *buffer_differs(int buf, const struct udmabuf_iovec *iovs, size_t niov)
+{
+	struct image image = { .iovs = iovs, .niov = niov, .len = entries_len(iovs, niov) };
+	char *map = _map_buf(buf, image.len, PROT_READ, 0);
+	const char *ret;
+
+	if ((size_t)lseek(buf, 0, SEEK_END) != image.len)
+		return "the wrong size";
+	if (map == MAP_FAILED)
+		return "cannot be mapped";
+	if (!buffer_is(map, iovs, niov))
+		return "wrong bytes in its mapping";
+	munmap(map, image.len);
+	image.seen = malloc(image.len);
+	ret = device_differs(buf, &image);
+	free(image.seen);
+	return ret;
+}
+
+#define EXPECT_BUFFER_IS(buf, iovs, niov)				\
+	EXPECT_STREQ("", buffer_differs(buf, iovs, niov))
 
 #endif /* _UDMABUF_TEST_H */

@@ -52,6 +52,8 @@ static struct platform_device *importer_device(const struct udmabuf_importer_att
 
 	if (!IS_ERR(pdev) && arg->max_seg)
 		dma_set_max_seg_size(&pdev->dev, arg->max_seg);
+	if (!IS_ERR(pdev) && arg->boundary)
+		dma_set_seg_boundary(&pdev->dev, arg->boundary);
 	return pdev;
 }
 

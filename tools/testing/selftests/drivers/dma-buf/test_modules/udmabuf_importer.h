@@ -27,6 +27,7 @@ struct udmabuf_importer_attach {
 	__s32 fd;
 	__u32 max_seg;		/* 0: the kernel's default */
 	__u64 dma_mask;		/* 0: all 64 bits */
+	__u64 boundary;		/* mask of what no segment may cross; 0: none */
 };
 
 struct udmabuf_importer_map {

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Scattered memory is kept as lists of its pages or folios, a batch in each. The
+ * buffer must be what was named, in that order, by whatever way one looks at it,
+ * and have no more segments than runs. Batches are of 2048 pages, or 512 folios
+ * of a memfd.
+ */
+#include "udmabuf_test.h"
+
+#define STRIDE	2999	/* prime: it steps through all pages */
+
+/* Small pages: a full batch of scattered ones is kept as a list */
+
+#define NPAGES	8192
+
+struct place {
+	__u64 frame;
+	size_t pgoff;
+};
+
+FIXTURE(lists) {
+	struct session session;
+	int dev;
+	int fd;
+	char *mem;		/* scattered */
+	size_t page;
+	struct place places[NPAGES];	/* of all pages, in physical memory's order */
+	struct udmabuf_iovec iovs[NPAGES];
+};
+
+FIXTURE_VARIANT(lists) {
+	bool memfd;
+};
+
+FIXTURE_VARIANT_ADD(lists, anon) { .memfd = false };
+FIXTURE_VARIANT_ADD(lists, memfd) { .memfd = true };
+
+/* Items of a memfd that is mapped at @mem, for what entries for addresses name. */
+static int create_items(int dev, int memfd, const char *mem, const struct udmabuf_iovec *iovs,
+			size_t niov)
+{
+	struct udmabuf_create_item *items = calloc(niov, sizeof(*items));
+	size_t i;
+	int buf;
+
+	for (i = 0; i < niov; i++) {
+		items[i].memfd = memfd;
+		items[i].offset = iovs[i].base - to_u64(mem);
+		items[i].size = iovs[i].len;
+	}
+	buf = _create_list(dev, 0, items, niov);
+	free(items);
+	return buf;
+}
+
+static int create_entries(const struct _test_data_lists *self, bool memfd,
+			  const struct udmabuf_iovec *iovs, size_t niov)
+{
+	return memfd ? create_items(self->dev, self->fd, self->mem, iovs, niov) :
+		       _create(self->dev, 0, iovs, niov);
+}
+
+#define test_create_entries(iovs, niov)					\
+	({								\
+		int __fd = create_entries(self, variant->memfd, iovs, niov); \
+		ASSERT_LE(0, __fd) TH_LOG("create: %s", strerror(errno)); \
+		__fd;							\
+	})
+
+static struct udmabuf_iovec page_at(const struct _test_data_lists *self, size_t pgoff)
+{
+	return (struct udmabuf_iovec) { to_u64(self->mem + pgoff * self->page), self->page };
+}
+
+/* The @place-th page of the memory in physical order is entry @i. */
+static void name_page(struct _test_data_lists *self, size_t i, size_t place)
+{
+	self->iovs[i] = page_at(self, self->places[place].pgoff);
+}
+
+/* Pages that do not adjoin. */
+static void name_scattered(struct _test_data_lists *self, size_t npages)
+{
+	size_t i;
+
+	for (i = 0; i < npages; i++)
+		name_page(self, i, i * STRIDE % npages);
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct place *left = a, *right = b;
+
+	return left->frame < right->frame ? -1 : left->frame > right->frame;
+}
+
+/*
+ * Touch all pages in an order in which none follows its neighbour, so that they
+ * lie in that order. Where they are moved before they are pinned, they are so in
+ * the order of the entries, and what was pinned once is not moved again.
+ */
+FIXTURE_SETUP(lists)
+{
+	static __u64 frames[NPAGES];
+	size_t len, i;
+
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->dev = self->session.dev;
+	self->page = page_size();
+	len = NPAGES * self->page;
+	self->fd = sealed_memfd(len, 0, F_SEAL_SHRINK);
+	ASSERT_LE(0, self->fd);
+	self->mem = variant->memfd ? mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
+					  self->fd, 0) : anon_small(len);
+	ASSERT_NE(MAP_FAILED, (void *)self->mem);
+	for (i = 0; i < NPAGES; i++) {
+		self->iovs[i] = page_at(self, i * STRIDE % NPAGES);
+		*(char *)(uintptr_t)self->iovs[i].base = 1;
+	}
+	close(test_create_entries(self->iovs, NPAGES));
+	fill(self->mem, len, 1);
+	page_frames(pagemap_open(), self->mem, NPAGES, frames);
+	for (i = 0; i < NPAGES; i++)
+		self->places[i] = (struct place) { frames[i], i };
+	if (frames[0])
+		qsort(self->places, NPAGES, sizeof(*self->places), by_place);
+}
+
+FIXTURE_TEARDOWN(lists)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+static const size_t sizes[] = { 511, 512, 513, 2047, 2048, 2049, 4097 };
+
+TEST_F(lists, one_range)
+{
+	struct udmabuf_iovec all = { to_u64(self->mem), NPAGES * self->page };
+	__u64 *frames = entries_frames(&all, 1);
+	size_t i;
+
+	/* Or it is no list, and proves nothing. */
+	if (frames)
+		EXPECT_LT(NPAGES / 2, count_runs(frames, NPAGES, UINT_MAX));
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct udmabuf_iovec iov = { to_u64(self->mem), sizes[i] * self->page };
+		int buf = test_create_entries(&iov, 1);
+
+		EXPECT_BUFFER_IS(buf, &iov, 1) TH_LOG("%zu pages", sizes[i]);
+		close(buf);
+	}
+}
+
+TEST_F(lists, an_entry_for_each_page)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		int buf;
+
+		name_scattered(self, sizes[i]);
+		buf = test_create_entries(self->iovs, sizes[i]);
+		EXPECT_BUFFER_IS(buf, self->iovs, sizes[i]) TH_LOG("%zu pages", sizes[i]);
+		close(buf);
+	}
+}
+
+/* So many entries are refused by mainline. */
+TEST_F(lists, eight_thousand_entries)
+{
+	int buf;
+
+	name_scattered(self, 8000);
+	buf = test_create_entries(self->iovs, 8000);
+	EXPECT_BUFFER_IS(buf, self->iovs, 8000);
+}
+
+/* The next place from @place on with @npages pages side by side. */
+static size_t find_run(const struct _test_data_lists *self, size_t place, size_t npages)
+{
+	size_t n = 1;
+
+	for (; n < npages && place + n < NPAGES; n++)
+		if (self->places[place + n].frame != self->places[place].frame + n) {
+			place += n;
+			n = 0;
+		}
+	return place;
+}
+
+/*
+ * Pages that are physically neighbours, one the last of a batch, the other the
+ * first of the next: they are one segment of an importer. Both kinds of batches
+ * end at multiples of 512 pages.
+ */
+TEST_F(lists, runs_across_lists_are_one_segment)
+{
+	size_t npages = 9 * 512 + 100, place = 0, at, half, i;
+	int buf;
+
+	if (!self->places[0].frame)
+		SKIP(return, "pagemap does not show page frames");
+	name_scattered(self, npages);
+	for (at = 512; at < npages; at += 512) {
+		/* With so many at its start what follows is no list. */
+		half = at % 4096 ? 1 : 12;
+		place = find_run(self, place, 2 * half);
+		if (place + 2 * half > NPAGES)
+			SKIP(return, "no pages side by side");
+		for (i = 0; i < 2 * half; i++)
+			name_page(self, at - half + i, place++);
+	}
+	buf = test_create_entries(self->iovs, npages);
+	EXPECT_BUFFER_IS(buf, self->iovs, npages);
+}
+
+/* Batches that are kept as lists, and such as are not for they begin with a run. */
+TEST_F(lists, runs_and_scattered_pages_in_turn)
+{
+	size_t batch = 2048, in_order[] = { batch, 0, 32, 0 }, i;
+	int buf;
+
+	for (i = 0; i < NPAGES; i++) {
+		size_t start = i / batch * batch, pgoff = i % batch;
+
+		name_page(self, i, pgoff < in_order[i / batch] ? i :
+						start + pgoff * STRIDE % batch);
+	}
+	buf = test_create_entries(self->iovs, NPAGES);
+	EXPECT_BUFFER_IS(buf, self->iovs, NPAGES);
+}
+
+/* A page that is in several lists, and often in one: it is pinned as often. */
+TEST_F(lists, the_same_pages_again_and_again)
+{
+	size_t npages = 4200, i;
+	int buf;
+
+	for (i = 0; i < npages; i++)
+		name_page(self, i, i * STRIDE % 100);
+	buf = test_create_entries(self->iovs, npages);
+	EXPECT_BUFFER_IS(buf, self->iovs, npages);
+}
+
+/* What fails behind a full list gives the list back as well. */
+TEST_F(lists, last_entry_fails)
+{
+	size_t npages = 2048 + 512;
+
+	name_scattered(self, npages);
+	self->iovs[npages] = page_at(self, NPAGES - !variant->memfd);
+	ASSERT_EQ(0, munmap(self->mem + (NPAGES - 1) * self->page, self->page));
+	EXPECT_ERRNO(variant->memfd ? EINVAL : EFAULT,
+		     create_entries(self, variant->memfd, self->iovs, npages + 1));
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* Folios of 64 KiB: a list of them has a sixteenth of the entries */
+
+#define FOLIO_LEN	(64UL << 10)
+#define SHMEM_FOLIOS	"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/shmem_enabled"
+
+FIXTURE(folios) {
+	struct session session;
+	int dev;
+	int fd;
+	char *mem;
+	size_t page;
+};
+
+/* Small pages are such that the first batch has 256 folios of either size. */
+FIXTURE_VARIANT(folios) {
+	size_t len;
+	size_t small;		/* where the stretch of small pages starts */
+	size_t small_end;
+};
+
+FIXTURE_VARIANT_ADD(folios, large) { .len = 64 << 20 };
+FIXTURE_VARIANT_ADD(folios, small_first) { .len = 36 << 20, .small = 0, .small_end = 1 << 20 };
+FIXTURE_VARIANT_ADD(folios, small_behind) {
+	.len = 36 << 20, .small = 16 << 20, .small_end = 17 << 20,
+};
+
+/* As above, for what is from @start to @end of a memfd mapped at @mem. */
+static int populate_units(int dev, int memfd, char *mem, off_t start, off_t end, size_t unit)
+{
+	size_t n = (end - start) / unit, i;
+	struct udmabuf_iovec *iovs = calloc(n + 1, sizeof(*iovs));
+	int ret = 0;
+
+	for (i = 0; i < n; i++) {
+		iovs[i].base = to_u64(mem + start + i * STRIDE % n * unit);
+		iovs[i].len = unit;
+		*(char *)(uintptr_t)iovs[i].base = 1;
+	}
+	if (n)
+		ret = close(create_items(dev, memfd, mem, iovs, n));
+	free(iovs);
+	return ret;
+}
+
+static bool has_large_folios(const char *mem, size_t len)
+{
+	struct udmabuf_iovec iov = { to_u64(mem), len };
+	__u64 *frames = entries_frames(&iov, 1);
+	size_t i, folio = FOLIO_LEN / page_size();
+	bool ret = frames;
+
+	for (i = 0; ret && i < len / page_size(); i++)
+		ret = i % folio ? frames[i] == frames[i - 1] + 1 : !(frames[i] % folio);
+	free(frames);
+	return ret;
+}
+
+FIXTURE_SETUP(folios)
+{
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->dev = self->session.dev;
+	self->page = page_size();
+	if (write_text(SHMEM_FOLIOS, "never"))
+		SKIP(return, "no 64 KiB folios for memfds in this kernel");
+	self->fd = sealed_memfd(variant->len, 0, F_SEAL_SHRINK);
+	self->mem = mmap(anon_aligned(variant->len, FOLIO_LEN), variant->len, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, (void *)self->mem);
+	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, variant->small,
+				    variant->small_end, self->page));
+	ASSERT_EQ(0, write_text(SHMEM_FOLIOS, "always"));
+	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, 0, variant->small,
+				    FOLIO_LEN));
+	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, variant->small_end,
+				    variant->len, FOLIO_LEN));
+	write_text(SHMEM_FOLIOS, "never");
+	fill(self->mem, variant->len, 1);
+	if (!has_large_folios(self->mem, variant->small) ||
+	    !has_large_folios(self->mem + variant->small_end, variant->len - variant->small_end))
+		SKIP(return, "the kernel had no 64 KiB folio to give");
+}
+
+FIXTURE_TEARDOWN(folios)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+TEST_F_TIMEOUT(folios, whole, 120)
+{
+	struct udmabuf_iovec iov = { to_u64(self->mem), variant->len };
+	int buf = test_create_memfd(self->dev, 0, self->fd, 0, variant->len);
+
+	EXPECT_BUFFER_IS(buf, &iov, 1);
+}
+
+/* Guards whole folios taken where only a part was asked for, at either end. */
+TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 120)
+{
+	struct { size_t skip, less; } rows[] = { { 5, 7 }, { 0, 3 }, { 15, 0 } };
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		size_t off = rows[i].skip * self->page;
+		size_t len = variant->len - off - rows[i].less * self->page;
+		struct udmabuf_iovec iov = { to_u64(self->mem + off), len };
+		int buf = test_create_memfd(self->dev, 0, self->fd, off, len);
+		char *map = test_map_buf(buf, len, PROT_READ);
+
+		EXPECT_EQ(len, lseek(buf, 0, SEEK_END));
+		EXPECT_TRUE(buffer_is(map, &iov, 1)) TH_LOG("from %zu on", off);
+		munmap(map, len);
+		close(buf);
+	}
+}
+
+/* Folios of both sizes, whole and in part, and lists of either. */
+TEST_F_TIMEOUT(folios, beside_small_pages, 120)
+{
+	size_t small = 512 * self->page, page = self->page, i, len;
+	int other = sealed_memfd(small, 0, F_SEAL_SHRINK);
+	char *mem = mmap(NULL, small, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0);
+	struct udmabuf_create_item items[] = {
+		{ other, 0, 0, small },
+		{ self->fd, 0, 0, 32 << 20 },
+		{ other, 0, 3 * page, 20 * page },
+		{ self->fd, 0, (34 << 20) + 3 * page, 40 * page },
+		{ other, 0, 0, small },
+		{ self->fd, 0, (32 << 20) + 3 * page, page },
+	};
+	struct udmabuf_iovec iovs[ARRAY_SIZE(items)];
+	int buf;
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	ASSERT_EQ(0, populate_units(self->dev, other, mem, 0, small, page));
+	fill(mem, small, 2);
+	for (i = 0; i < ARRAY_SIZE(items); i++) {
+		char *base = items[i].memfd == other ? mem : self->mem;
+
+		iovs[i].base = to_u64(base + items[i].offset);
+		iovs[i].len = items[i].size;
+	}
+	len = entries_len(iovs, ARRAY_SIZE(iovs));
+	buf = test_create_list(self->dev, 0, items, ARRAY_SIZE(items));
+	EXPECT_EQ(len, lseek(buf, 0, SEEK_END));
+	EXPECT_BUFFER_IS(buf, iovs, ARRAY_SIZE(iovs));
+}
+
+TEST_HARNESS_MAIN
