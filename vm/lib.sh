@@ -29,7 +29,7 @@ stock_default='6.1 6.12 newest'
 
 tools='base-files base-passwd bash bc binutils bison bpftool busybox-static
 	bzip2 ccache coreutils cpio dash diffutils e2fsprogs findutils flex gawk
-	gcc gcc-12 gcc-14 gcc-bpf gcc-multilib grep gzip kmod libc6-dev libcap-dev
+	gcc gcc-12 gcc-14 gcc-bpf gcc-multilib gnuplot-nox grep gzip kmod libc6-dev libcap-dev
 	libdrm-dev libelf-dev libssl-dev libwayland-dev linux-bpf-dev/trixie-backports
 	make mawk netpbm patch perl pkgconf python3 python3-jsonschema python3-yaml
 	qemu-system-x86 rsync sed seabios shellcheck sparse tar util-linux
@@ -314,14 +314,17 @@ userland()
 	exec 9>&-
 }
 
-# source_tree: unpack the newest kernel source, in $tree; what vm/apply changes
-# is kept as it was in $tree.pristine.tar
+# source_tree [-s]: unpack the newest kernel source, in $tree, and lock it, with -s
+# together with others who only read it; what vm/apply changes is kept as it was in
+# $tree.pristine.tar
 source_tree()
 {
 	local deb=$cache/apt/archives/${src//:/%3a}_all.deb
 	tree=$cache/$src-$(declare -f source_tree | sha256sum | cut -c1-8)
 	exec 9>"$cache/lock.tree"
-	flock -n 9 || { say 'waiting for another run that builds the debug kernel'; flock 9; }
+	flock -n "${1:--x}" 9 || { say 'waiting for another run that uses the kernel source'; flock "${1:--x}" 9; }
+	[ ! -e "$tree/.complete" ] || return 0
+	flock 9
 	[ ! -e "$tree/.complete" ] || return 0
 	say "fetching and unpacking ${src%%_*} (150 MB, about a minute)"
 	( cd "$cache/apt/archives" && logged fetch-source apt_ get download "${src/_/=}" )
