@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * How long the driver keeps a CPU, and a process that is to die.
+ *
+ * A real-time process is woken every few microseconds, on the only CPU; how
+ * late it comes is how long nobody else could run. The buffers are so large that
+ * any work that grows with them shows.
+ */
+#include "common.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define PERIOD		20000UL
+#define SIZE		(2 * GIB)
+#define PIECE		(512 * MIB)
+#define KILLS		3
+#define TURNS		2
+
+static volatile uint64_t *longest;
+
+static uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 * MILLION + ts.tv_nsec;
+}
+
+static void sleep_until(uint64_t ns)
+{
+	struct timespec ts = { ns / (1000 * MILLION), ns % (1000 * MILLION) };
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+}
+
+static void be_real_time(bool on)
+{
+	struct sched_param param = { .sched_priority = on ? 50 : 0 };
+
+	if (sched_setscheduler(0, on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param))
+		err(1, "sched_setscheduler");
+}
+
+static void watch(void)
+{
+	uint64_t next = clock_ns();
+
+	be_real_time(true);
+	for (;;) {
+		uint64_t late;
+
+		next += PERIOD;
+		sleep_until(next);
+		late = clock_ns() - next;
+		if (late > *longest)
+			*longest = late;
+		next += late;
+	}
+}
+
+/*
+ * What was longest in one turn; the least of the turns, because interrupts of
+ * the rest of the kernel keep the CPU as well, now and then.
+ */
+static void watched(uint64_t *least)
+{
+	if (!*least || *longest < *least)
+		*least = *longest;
+	*longest = 0;
+}
+
+static void measure_holds(const struct memory *memory, const struct pieces *pieces)
+{
+	uint64_t create = 0, fault = 0, close_ = 0;
+	pid_t watcher = fork();
+	int i, fd;
+
+	if (!watcher)
+		watch();
+	for (i = 0; i < TURNS; i++) {
+		sleep(1);
+		*longest = 0;
+		fd = create_list(memory, pieces);
+		if (fd < 0)
+			err(1, "create of %lu bytes", SIZE);
+		watched(&create);
+		map(MAPPING, SIZE, MAP_SHARED, fd);
+		(void)*(volatile char *)MAPPING;
+		watched(&fault);
+		munmap(MAPPING, SIZE);
+		*longest = 0;
+		close(fd);
+		watched(&close_);
+	}
+	in_all("hold-create-%s", memory, create);
+	in_all("hold-fault-%s", memory, fault);
+	in_all("hold-close-%s", memory, close_);
+	kill(watcher, SIGKILL);
+	waitpid(watcher, NULL, 0);
+}
+
+struct victim {
+	const struct memory *memory;
+	const struct pieces *pieces;
+};
+
+static int victim_main(void *arg)
+{
+	const struct victim *victim = arg;
+
+	create_list(victim->memory, victim->pieces);
+	_exit(0);
+}
+
+/*
+ * From the signal to the end of a process that is creating a buffer. It shares
+ * our memory, whose end would take long as well.
+ */
+static uint64_t time_kill(const struct victim *victim, uint64_t delay)
+{
+	static char stack[64 * KIB] __attribute__((aligned(16)));
+	uint64_t start;
+	pid_t pid;
+
+	pid = clone(victim_main, stack + sizeof(stack), CLONE_VM | SIGCHLD, (void *)victim);
+	if (pid < 0)
+		err(1, "clone");
+	sleep_until(clock_ns() + delay);
+	start = now();
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return now() - start;
+}
+
+static void measure_kill(const struct memory *memory, const struct pieces *pieces)
+{
+	const struct victim victim = { .memory = memory, .pieces = pieces };
+	uint64_t start, create, time, longest_time = 0;
+	int i;
+
+	start = now();
+	close(create_list(memory, pieces));
+	create = now() - start;
+	be_real_time(true);
+	for (i = 0; i < KILLS; i++) {
+		time = time_kill(&victim, create * (4 * i + 1) / (4 * KILLS));
+		if (time > longest_time)
+			longest_time = time;
+	}
+	be_real_time(false);
+	in_all("kill-%s", memory, longest_time);
+}
+
+static void measure_memory(const struct kind *kind, const char *name)
+{
+	struct memory memory;
+	struct pieces pieces;
+
+	memory_make(&memory, kind, name);
+	if (is_supported(&memory)) {
+		pieces_make(&pieces, &memory, SIZE / PIECE, PIECE, true);
+		measure_holds(&memory, &pieces);
+		measure_kill(&memory, &pieces);
+		pieces_free(&pieces);
+	}
+	memory_free(&memory);
+}
+
+int main(void)
+{
+	bench_open();
+	longest = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (longest == MAP_FAILED)
+		err(1, "mmap");
+	measure_memory(&kinds[0], "iovec");
+	measure_memory(&kinds[0], "memfd");
+	return 0;
+}
