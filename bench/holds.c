@@ -81,7 +81,6 @@ static void measure_holds(const struct memory *memory, const struct pieces *piec
 	if (!watcher)
 		watch();
 	for (i = 0; i < TURNS; i++) {
-		sleep(1);
 		*longest = 0;
 		fd = create_list(memory, pieces);
 		if (fd < 0)
