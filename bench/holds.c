@@ -18,6 +18,7 @@
 #define PIECE		(512 * MIB)
 #define KILLS		3
 #define TURNS		2
+#define TOUCHES		64
 
 static volatile uint64_t *longest;
 
@@ -76,7 +77,7 @@ static void measure_holds(const struct memory *memory, const struct pieces *piec
 {
 	uint64_t create = 0, fault = 0, close_ = 0;
 	pid_t watcher = fork();
-	int i, fd;
+	int i, j, fd;
 
 	if (!watcher)
 		watch();
@@ -87,7 +88,8 @@ static void measure_holds(const struct memory *memory, const struct pieces *piec
 			err(1, "create of %lu bytes", SIZE);
 		watched(&create);
 		map(MAPPING, SIZE, MAP_SHARED, fd);
-		(void)*(volatile char *)MAPPING;
+		for (j = 0; j < TOUCHES; j++)
+			(void)*(volatile char *)(MAPPING + SIZE / TOUCHES * j);
 		watched(&fault);
 		munmap(MAPPING, SIZE);
 		*longest = 0;
