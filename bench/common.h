@@ -43,7 +43,7 @@
 
 static int udmabuf, module;
 
-static inline uint64_t now(void)
+static inline __u64 now(void)
 {
 	return __builtin_ia32_rdtsc();
 }
@@ -52,13 +52,13 @@ static inline uint64_t now(void)
  * Is there to be another turn? What is short is repeated until some turn is
  * without a timer interrupt, or has few of them.
  */
-static inline bool again(int turn, uint64_t start)
+static inline bool again(int turn, __u64 start)
 {
 	return turn <= 2 || (turn <= 20 && now() - start < 30 * MILLION);
 }
 
 /* Keeps the least of the times; that of turn 0 does not count. */
-static inline void least(uint64_t *least, uint64_t time, int turn)
+static inline void least(__u64 *least, __u64 time, int turn)
 {
 	if (turn == 1 || (turn && time < *least))
 		*least = time;
@@ -76,7 +76,7 @@ static inline void set(const char *value, const char *path)
 	int fd = open(path, O_WRONLY);
 
 	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		printf("# %s cannot be set to %s: %s\n", path, value, strerror(errno));
+		printf("# %s does not take %s: %s\n", path, value, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }
@@ -90,7 +90,7 @@ static inline char *map(char *at, size_t size, int flags, int fd)
 	return addr;
 }
 
-static inline uint32_t next_random(uint64_t *state)
+static inline __u32 next_random(__u64 *state)
 {
 	*state ^= *state << 13;
 	*state ^= *state >> 7;
@@ -99,11 +99,11 @@ static inline uint32_t next_random(uint64_t *state)
 }
 
 /* The numbers below @n in an order that is random and always the same. */
-static inline uint32_t *shuffled(uint32_t n)
+static inline __u32 *shuffled(__u32 n)
 {
-	uint32_t *order = malloc(n * sizeof(*order));
-	uint64_t state = 88172645463325252;
-	uint32_t i, j, tmp;
+	__u32 *order = malloc(n * sizeof(*order));
+	__u64 state = 88172645463325252;
+	__u32 i, j, tmp;
 
 	if (!order)
 		err(1, "malloc");
@@ -158,12 +158,12 @@ static inline void result_of(const char *row, const struct memory *memory, doubl
 	result(name, memory->kind, value, unit);
 }
 
-static inline void per_page(const char *row, const struct memory *memory, uint64_t time)
+static inline void per_page(const char *row, const struct memory *memory, __u64 time)
 {
 	result_of(row, memory, (double)time / (memory->size / PAGE), "insn/page");
 }
 
-static inline void in_all(const char *row, const struct memory *memory, uint64_t time)
+static inline void in_all(const char *row, const struct memory *memory, __u64 time)
 {
 	result_of(row, memory, time, "insn");
 }
@@ -182,7 +182,7 @@ static inline void memory_setup(const struct kind *kind)
 static inline void memory_populate(const struct memory *memory)
 {
 	size_t i, n = memory->size / memory->folio;
-	uint32_t *order = shuffled(n);
+	__u32 *order = shuffled(n);
 
 	for (i = 0; i < n; i++)
 		MEMORY[order[i] * memory->folio] = 1;
@@ -232,10 +232,10 @@ struct pieces {
  * not so many, pieces come more than once.
  */
 static inline void pieces_make(struct pieces *pieces, const struct memory *memory,
-			       uint32_t n, size_t size, bool shuffle)
+			       __u32 n, size_t size, bool shuffle)
 {
-	uint32_t i, have = memory->size / size;
-	uint32_t *order = shuffled(have);
+	__u32 i, have = memory->size / size;
+	__u32 *order = shuffled(have);
 
 	pieces->iovec = calloc(1, sizeof(*pieces->iovec) + n * sizeof(pieces->iovec->iovs[0]));
 	pieces->list = calloc(1, sizeof(*pieces->list) + n * sizeof(pieces->list->list[0]));
@@ -244,7 +244,7 @@ static inline void pieces_make(struct pieces *pieces, const struct memory *memor
 	pieces->iovec->niov = n;
 	pieces->list->count = n;
 	for (i = 0; i < n; i++) {
-		uint64_t offset = (shuffle ? order[i % have] : i % have) * size;
+		__u64 offset = (shuffle ? order[i % have] : i % have) * size;
 
 		pieces->iovec->iovs[i].base = (uintptr_t)MEMORY + offset;
 		pieces->iovec->iovs[i].len = size;
@@ -288,7 +288,7 @@ static inline int create(const struct memory *memory)
 	int fd = create_part(memory, memory->size);
 
 	if (fd < 0)
-		err(1, "create from %s", memory->name);
+		err(1, "no buffer from %s", memory->name);
 	return fd;
 }
 
@@ -302,7 +302,7 @@ static inline bool is_supported(const struct memory *memory)
 	return fd >= 0;
 }
 
-static inline void cpu_access(int fd, uint64_t flags)
+static inline void cpu_access(int fd, __u64 flags)
 {
 	struct dma_buf_sync sync = { .flags = flags | DMA_BUF_SYNC_RW };
 
@@ -311,10 +311,10 @@ static inline void cpu_access(int fd, uint64_t flags)
 }
 
 /* How long the module says it took; 0 if it failed. */
-static inline uint64_t time_module(int fd, unsigned long op)
+static inline __u64 time_module(int fd, unsigned long op)
 {
 	struct bench_dmabuf arg = { .fd = fd };
-	uint64_t begin = now(), time = 0;
+	__u64 begin = now(), time = 0;
 	int i;
 
 	for (i = 0; again(i, begin); i++) {
@@ -328,7 +328,7 @@ static inline uint64_t time_module(int fd, unsigned long op)
 /* A loop of two million instructions must take two million ticks. */
 static inline void check_clock(void)
 {
-	uint64_t start, begin = now(), time = 0;
+	__u64 start, begin = now(), time = 0;
 	int i;
 
 	for (i = 0; again(i, begin); i++) {
@@ -339,7 +339,7 @@ static inline void check_clock(void)
 		least(&time, now() - start, i);
 	}
 	if (time < 1990000 || time > 2010000)
-		errx(1, "the TSC does not count instructions: %lu for 2000000", time);
+		errx(1, "the TSC does not count instructions: %llu for 2000000", time);
 }
 
 static inline void bench_open(void)

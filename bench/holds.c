@@ -20,9 +20,9 @@
 #define TURNS		2
 #define TOUCHES		64
 
-static volatile uint64_t *longest;
+static volatile __u64 *longest;
 
-static uint64_t clock_ns(void)
+static __u64 clock_ns(void)
 {
 	struct timespec ts;
 
@@ -30,7 +30,7 @@ static uint64_t clock_ns(void)
 	return ts.tv_sec * 1000 * MILLION + ts.tv_nsec;
 }
 
-static void sleep_until(uint64_t ns)
+static void sleep_until(__u64 ns)
 {
 	struct timespec ts = { ns / (1000 * MILLION), ns % (1000 * MILLION) };
 
@@ -47,11 +47,11 @@ static void be_real_time(bool on)
 
 static void watch(void)
 {
-	uint64_t next = clock_ns();
+	__u64 next = clock_ns();
 
 	be_real_time(true);
 	for (;;) {
-		uint64_t late;
+		__u64 late;
 
 		next += PERIOD;
 		sleep_until(next);
@@ -66,7 +66,7 @@ static void watch(void)
  * What was longest in one turn; the least of the turns, because interrupts of
  * the rest of the kernel keep the CPU as well, now and then.
  */
-static void watched(uint64_t *least)
+static void watched(__u64 *least)
 {
 	if (!*least || *longest < *least)
 		*least = *longest;
@@ -75,7 +75,7 @@ static void watched(uint64_t *least)
 
 static void measure_holds(const struct memory *memory, const struct pieces *pieces)
 {
-	uint64_t create = 0, fault = 0, close_ = 0;
+	__u64 create = 0, fault = 0, close_ = 0;
 	pid_t watcher = fork();
 	int i, j, fd;
 
@@ -120,10 +120,10 @@ static int victim_main(void *arg)
  * From the signal to the end of a process that is creating a buffer. It shares
  * our memory, whose end would take long as well.
  */
-static uint64_t time_kill(const struct victim *victim, uint64_t delay)
+static __u64 time_kill(const struct victim *victim, __u64 delay)
 {
-	static char stack[64 * KIB] __attribute__((aligned(16)));
-	uint64_t start;
+	static char stack[64 * KIB];
+	__u64 start;
 	pid_t pid;
 
 	pid = clone(victim_main, stack + sizeof(stack), CLONE_VM | SIGCHLD, (void *)victim);
@@ -139,7 +139,7 @@ static uint64_t time_kill(const struct victim *victim, uint64_t delay)
 static void measure_kill(const struct memory *memory, const struct pieces *pieces)
 {
 	const struct victim victim = { .memory = memory, .pieces = pieces };
-	uint64_t start, create, time, longest_time = 0;
+	__u64 start, create, time, longest_time = 0;
 	int i;
 
 	start = now();

@@ -20,9 +20,9 @@ static int make_list(struct pieces *pieces, const struct memory *memory, size_t 
 	return create_list(memory, pieces);
 }
 
-static uint64_t time_create(const struct memory *memory, const struct pieces *pieces)
+static __u64 time_create(const struct memory *memory, const struct pieces *pieces)
 {
-	uint64_t start, begin = now(), time = 0;
+	__u64 start, begin = now(), time = 0;
 	int i, fd;
 
 	for (i = 0; again(i, begin) && !(i == 2 && time > 100 * MILLION); i++) {
@@ -36,7 +36,7 @@ static uint64_t time_create(const struct memory *memory, const struct pieces *pi
 	return time;
 }
 
-static void result_over(const char *row, const struct memory *memory, size_t x, uint64_t time)
+static void result_over(const char *row, const struct memory *memory, size_t x, __u64 time)
 {
 	char name[64];
 
@@ -46,8 +46,8 @@ static void result_over(const char *row, const struct memory *memory, size_t x, 
 }
 
 /* How a page, or a piece, of the largest compares with one of the medium size. */
-static void result_growth(const char *row, const struct memory *memory, uint64_t medium,
-			  uint64_t largest, size_t times)
+static void result_growth(const char *row, const struct memory *memory, __u64 medium,
+			  __u64 largest, size_t times)
 {
 	if (medium && largest)
 		result_of(row, memory, (double)largest / medium / times, "ratio");
@@ -55,7 +55,7 @@ static void result_growth(const char *row, const struct memory *memory, uint64_t
 
 static void measure_sizes(const struct memory *memory)
 {
-	uint64_t create, import, medium_create = 0, medium_import = 0;
+	__u64 create, import, medium_create = 0, medium_import = 0;
 	struct pieces pieces;
 	size_t size;
 	int fd;
@@ -82,8 +82,8 @@ static void measure_sizes(const struct memory *memory)
 static void measure_pieces(const struct memory *memory)
 {
 	struct pieces pieces;
-	uint64_t time, medium = 0;
-	uint32_t n;
+	__u64 time, medium = 0;
+	__u32 n;
 
 	for (n = 1; n <= MOST; n *= 4) {
 		pieces_make(&pieces, memory, n, PAGE, true);

@@ -5,6 +5,7 @@
  */
 #include "common.h"
 
+#include <immintrin.h>
 #include <linux/dma-heap.h>
 
 #define BUFFERS		64
@@ -16,7 +17,7 @@ static struct bench_pin time_pin(const struct memory *memory, size_t batch)
 	struct bench_pin arg = {
 		.addr = (uintptr_t)MEMORY, .npages = memory->size / PAGE, .batch = batch,
 	};
-	uint64_t begin = now(), pin = 0, unpin = 0;
+	__u64 begin = now(), pin = 0, unpin = 0;
 	int i;
 
 	for (i = 0; again(i, begin); i++) {
@@ -57,7 +58,7 @@ static void measure_pin_pieces(const struct memory *memory)
 
 static void measure_create(const struct memory *memory)
 {
-	uint64_t start, begin = now(), created, closed, create_time = 0, close_time = 0;
+	__u64 start, begin = now(), created, closed, create_time = 0, close_time = 0;
 	int i, fd;
 
 	for (i = 0; again(i, begin); i++) {
@@ -75,7 +76,7 @@ static void measure_create(const struct memory *memory)
 
 static void measure_one_page(const struct memory *memory)
 {
-	uint64_t start, begin = now(), created, closed, create_time = 0, close_time = 0;
+	__u64 start, begin = now(), created, closed, create_time = 0, close_time = 0;
 	int i, fd;
 
 	for (i = 0; again(i, begin); i++) {
@@ -91,10 +92,10 @@ static void measure_one_page(const struct memory *memory)
 	in_all("one-close-%s", memory, close_time);
 }
 
-static void measure_list(const struct memory *memory, uint32_t n, size_t size, bool shuffle)
+static void measure_list(const struct memory *memory, __u32 n, size_t size, bool shuffle)
 {
 	struct pieces pieces;
-	uint64_t start, begin = now(), time = 0;
+	__u64 start, begin = now(), time = 0;
 	char row[64];
 	int i, fd;
 
@@ -127,9 +128,9 @@ static void touch(const char *addr, size_t size)
 }
 
 /* Of the pages from @from on, in order. */
-static uint64_t time_mmap(int fd, size_t size, size_t from, size_t touched)
+static __u64 time_mmap(int fd, size_t size, size_t from, size_t touched)
 {
-	uint64_t start, begin = now(), time = 0;
+	__u64 start, begin = now(), time = 0;
 	int i;
 
 	for (i = 0; again(i, begin); i++) {
@@ -142,10 +143,10 @@ static uint64_t time_mmap(int fd, size_t size, size_t from, size_t touched)
 	return time;
 }
 
-static uint64_t time_touches(int fd, size_t size)
+static __u64 time_touches(int fd, size_t size)
 {
-	uint32_t *order = shuffled(size / PAGE);
-	uint64_t start, begin = now(), time = 0;
+	__u32 *order = shuffled(size / PAGE);
+	__u64 start, begin = now(), time = 0;
 	int i, j;
 
 	for (i = 0; again(i, begin); i++) {
@@ -171,9 +172,9 @@ static void measure_mmap(int fd, const struct memory *memory)
 
 /* CPU access */
 
-static uint64_t time_cpu_access(int fd)
+static __u64 time_cpu_access(int fd)
 {
-	uint64_t start, begin = now(), time = 0;
+	__u64 start, begin = now(), time = 0;
 	int i;
 
 	for (i = 0; again(i, begin); i++) {
@@ -187,7 +188,7 @@ static uint64_t time_cpu_access(int fd)
 
 static void measure_cpu_access(const struct memory *memory)
 {
-	uint64_t start, begin = now(), first = 0;
+	__u64 start, begin = now(), first = 0;
 	int i, fd;
 
 	for (i = 0; again(i, begin); i++) {
@@ -208,8 +209,8 @@ static void measure_cpu_access(const struct memory *memory)
 
 static void measure_importer(int fd, const struct memory *memory)
 {
-	uint64_t import = time_module(fd, BENCH_IMPORT);
-	uint64_t vmap = time_module(fd, BENCH_VMAP);
+	__u64 import = time_module(fd, BENCH_IMPORT);
+	__u64 vmap = time_module(fd, BENCH_VMAP);
 
 	if (!import || !vmap)
 		printf("# %s of %s: no importer\n", memory->name, memory->kind);
@@ -266,28 +267,23 @@ static void measure_held(const struct memory *memory)
 
 /* An emulator that has drawn a frame, and a device that shows it */
 
-typedef long long vector __attribute__((vector_size(32), aligned(32), may_alias));
-
-static void __attribute__((target("avx2"))) copy(vector *to, const vector *from, size_t size)
+/* The largest words there are: the fewest instructions for a copy. */
+static void __attribute__((target("avx2"))) copy(__m256i *to, const __m256i *from, size_t size)
 {
 	size_t i;
 
-	for (i = 0; i < size / sizeof(*to); i += 8) {
-		to[i] = from[i];
-		to[i + 1] = from[i + 1];
-		to[i + 2] = from[i + 2];
-		to[i + 3] = from[i + 3];
-		to[i + 4] = from[i + 4];
-		to[i + 5] = from[i + 5];
-		to[i + 6] = from[i + 6];
-		to[i + 7] = from[i + 7];
+	for (i = 0; i < size / sizeof(*to); i += 4) {
+		_mm256_store_si256(to + i, _mm256_load_si256(from + i));
+		_mm256_store_si256(to + i + 1, _mm256_load_si256(from + i + 1));
+		_mm256_store_si256(to + i + 2, _mm256_load_si256(from + i + 2));
+		_mm256_store_si256(to + i + 3, _mm256_load_si256(from + i + 3));
 	}
 }
 
 static void measure_frame(const struct memory *memory)
 {
 	int device = open("/dev/udmabuf_bench", O_RDWR);
-	uint64_t start, begin = now(), time = 0, buffer;
+	__u64 start, begin = now(), time = 0, buffer;
 	int i;
 
 	buffer = create_part(memory, FRAME);

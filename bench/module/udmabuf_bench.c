@@ -164,18 +164,15 @@ static long bench_ioctl_dmabuf(unsigned int cmd, void __user *uarg)
 
 static int bench_ioctl_keep(struct file *file, u64 __user *uarg)
 {
-	struct bench_import *import;
+	struct bench_import *import = kzalloc(sizeof(*import), GFP_KERNEL);
 	struct dma_buf *dmabuf;
+	int ret = -EFAULT;
 	u64 fd;
-	int ret;
 
-	if (file->private_data)
-		return -EBUSY;
-	if (get_user(fd, uarg))
-		return -EFAULT;
-	import = kzalloc(sizeof(*import), GFP_KERNEL);
 	if (!import)
 		return -ENOMEM;
+	if (file->private_data || get_user(fd, uarg))
+		goto free;
 	dmabuf = dma_buf_get(fd);
 	ret = PTR_ERR_OR_ZERO(dmabuf);
 	if (ret)
