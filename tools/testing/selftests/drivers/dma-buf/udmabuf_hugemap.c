@@ -9,14 +9,15 @@
 
 #define HUGE_PAGES	8	/* more than there are page tables above the lowest */
 
-/* Where entries of that size for memory without struct pages came, and when. */
+/* Does this kernel make huge entries for memory that it maps by frame number? */
 static bool has_huge_entries(void)
 {
+	struct utsname name;
 	char enabled[64];
 
-#if !defined(__x86_64__) && !defined(__i386__) && !defined(__aarch64__)
-	return false;
-#endif
+	uname(&name);
+	if (strcmp(name.machine, "x86_64") && strcmp(name.machine, "aarch64"))
+		return false;
 	if (kernel_before(6, 12) || !thp_size())
 		return false;
 	/* Later they do not depend on this. */

@@ -322,8 +322,8 @@ FIXTURE_SETUP(folios)
 	if (write_text(SHMEM_FOLIOS, "never"))
 		SKIP(return, "no 64 KiB folios for memfds in this kernel");
 	self->fd = sealed_memfd(variant->len, 0, F_SEAL_SHRINK);
-	self->mem = mmap(anon_aligned(variant->len, FOLIO_LEN), variant->len, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_FIXED, self->fd, 0);
+	self->mem = mmap(anon_aligned(variant->len, FOLIO_LEN), variant->len,
+			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, (void *)self->mem);
 	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, variant->small,
 				    variant->small_end, self->page));
