@@ -1468,19 +1468,24 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 
 /* dma-buf operations: user mappings */
 
-/* Where to stop populating for the fault: a window that grows as told above. */
+/*
+ * Where to stop populating for the fault: at the end of a window that grows as
+ * told above. Windows are aligned by address, so that none reaches into what a
+ * huge entry may map.
+ */
 static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf, struct udmabuf *ubuf)
 {
-	unsigned long addr = vmf->address & PAGE_MASK;
-	pgoff_t vma_end = vmf->pgoff + ((vmf->vma->vm_end - addr) >> PAGE_SHIFT);
+	unsigned long addr = vmf->address & PAGE_MASK, end;
 
 	lockdep_assert_held(&ubuf->lock);
 	if (vmf->pgoff != ubuf->fault_pgoff)
 		ubuf->fault_pages = UDMABUF_FAULT_MIN;
 	else if (ubuf->fault_pages < UDMABUF_FAULT_MAX)
 		ubuf->fault_pages *= 2;
-	ubuf->fault_pgoff = min3(round_up(vmf->pgoff + 1, ubuf->fault_pages),
-				 ubuf->npages, vma_end);
+	end = min(round_up(addr + PAGE_SIZE, ubuf->fault_pages << PAGE_SHIFT),
+		  vmf->vma->vm_end);
+	ubuf->fault_pgoff = min(vmf->pgoff + ((end - addr) >> PAGE_SHIFT),
+				ubuf->npages);
 	return ubuf->fault_pgoff;
 }
 
