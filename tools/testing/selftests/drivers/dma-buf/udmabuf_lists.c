@@ -132,7 +132,7 @@ FIXTURE_TEARDOWN(lists)
 	SESSION_CLOSE(&self->session);
 }
 
-static const size_t sizes[] = { 511, 512, 513, 2047, 2048, 2049, 4097 };
+static const size_t sizes[] = { 255, 256, 257, 511, 512, 513, 2047, 2048, 2049, 4097 };
 
 TEST_F(lists, one_range)
 {
