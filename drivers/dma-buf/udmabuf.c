@@ -34,7 +34,8 @@
  *   userfaultfd range may take for ever. For one batch of a memfd its inode is
  *   locked, so that no seal comes between the look at the seals and the pins.
  *
- * Lock order: dma_resv, udmabuf.lock. The inode's lock is never held with them.
+ * Lock order: mmap_lock, dma_resv, udmabuf.lock. The inode's lock is held with
+ * neither of the latter.
  */
 
 #include <linux/capability.h>
