@@ -56,38 +56,37 @@ static void measure_pin_pieces(const struct memory *memory)
 
 /* Creation */
 
-static void measure_create(const struct memory *memory)
+static void time_create(const struct memory *memory, size_t size, __u64 *create_time,
+			__u64 *close_time)
 {
-	__u64 start, begin = now(), created, closed, create_time = 0, close_time = 0;
+	__u64 start, begin = now(), created, closed;
 	int i, fd;
 
 	for (i = 0; again(i, begin); i++) {
 		start = now();
-		fd = create(memory);
+		fd = create_part(memory, size);
 		created = now();
 		close(fd);
 		closed = now();
-		least(&create_time, created - start, i);
-		least(&close_time, closed - created, i);
+		least(create_time, created - start, i);
+		least(close_time, closed - created, i);
 	}
+}
+
+static void measure_create(const struct memory *memory)
+{
+	__u64 create_time = 0, close_time = 0;
+
+	time_create(memory, memory->size, &create_time, &close_time);
 	per_page("create-%s", memory, create_time);
 	per_page("close-%s", memory, close_time);
 }
 
 static void measure_one_page(const struct memory *memory)
 {
-	__u64 start, begin = now(), created, closed, create_time = 0, close_time = 0;
-	int i, fd;
+	__u64 create_time = 0, close_time = 0;
 
-	for (i = 0; again(i, begin); i++) {
-		start = now();
-		fd = create_part(memory, PAGE);
-		created = now();
-		close(fd);
-		closed = now();
-		least(&create_time, created - start, i);
-		least(&close_time, closed - created, i);
-	}
+	time_create(memory, PAGE, &create_time, &close_time);
 	in_all("one-create-%s", memory, create_time);
 	in_all("one-close-%s", memory, close_time);
 }
