@@ -380,15 +380,19 @@ static int udmabuf_note_file(struct udmabuf *ubuf, struct address_space *mapping
 	return 0;
 }
 
-/* Has the file of the pages at @pgoff been sealed against new writers? */
-static bool udmabuf_file_is_sealed(const struct udmabuf *ubuf, pgoff_t pgoff)
+/* Has the file of the pages from @pgoff to @end been sealed against new writers? */
+static bool udmabuf_file_is_sealed(const struct udmabuf *ubuf, pgoff_t pgoff,
+				   pgoff_t end)
 {
 	struct address_space *mapping;
 	int seals = -EBADFD;
 	struct page *page;
 
 	/* A hole punched into the file made it forget some of our pages. */
-	for (; seals < 0 && pgoff < ubuf->npages; pgoff++) {
+	for (; seals < 0 && pgoff < end; pgoff++) {
+		/* It may be many, and no mapping is left of a killed process. */
+		if (fatal_signal_pending(current))
+			return true;
 		page = udmabuf_page(ubuf, pgoff);
 		rcu_read_lock();
 		mapping = udmabuf_folio_file(page_folio(page));
@@ -404,9 +408,13 @@ static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
 {
 	size_t i;
 
-	for (i = 0; i < ubuf->nfiles; i++)
-		if (udmabuf_file_is_sealed(ubuf, ubuf->files[i]))
+	for (i = 0; i < ubuf->nfiles; i++) {
+		pgoff_t end = i + 1 < ubuf->nfiles ? ubuf->files[i + 1] :
+						     ubuf->npages;
+
+		if (udmabuf_file_is_sealed(ubuf, ubuf->files[i], end))
 			return true;
+	}
 	return false;
 }
 

@@ -422,6 +422,33 @@ TEST_F(faults, sealed_memfd_gets_no_new_writers)
 	EXPECT_FILLED(map, 2 * len, 1);
 }
 
+/*
+ * Each file is asked for its seals, for which a page that is still in it is looked
+ * for among its own pages only. Or else this would be 2^31 steps.
+ */
+#define ENTRIES		65536
+
+TEST_F(faults, files_that_forgot_their_pages)
+{
+	struct udmabuf_create_item *items = calloc(ENTRIES, sizeof(*items));
+	size_t page = page_size(), i;
+	long long start;
+	int fds[2], buf;
+
+	for (i = 0; i < 2; i++)
+		fds[i] = sealed_memfd(page, 0, F_SEAL_SHRINK);
+	for (i = 0; i < ENTRIES; i++)
+		items[i] = (struct udmabuf_create_item) { .memfd = fds[i % 2], .size = page };
+	buf = test_create_list(self->dev, 0, items, ENTRIES);
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, fallocate(fds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				       0, page));
+	start = now_ms();
+	test_map_buf(buf, ENTRIES * page, PROT_READ | PROT_WRITE);
+	EXPECT_GT(5000, now_ms() - start);
+	free(items);
+}
+
 /* Faults populate more than the page that was touched, but only the right pages */
 
 #define STRIDE		1009	/* prime: it steps through all pages */
