@@ -521,6 +521,50 @@ TEST_F(windows, in_order_with_few_faults)
 	EXPECT_GT(WINDOW_PAGES / 32, page_faults() - before);
 }
 
+/*
+ * Touches the pages from @first to @end in order. Returns the first that faults
+ * and is not in @at, or the other way round; -1 if there is none.
+ */
+static long wrong_fault(const char *map, size_t first, size_t end, const size_t *at)
+{
+	for (; first < end; first++) {
+		long before = page_faults();
+		bool faulted;
+
+		(void)*(volatile const char *)(map + first * page_size());
+		faulted = page_faults() != before;
+		if (faulted != (*at == first))
+			return first;
+		at += faulted;
+	}
+	return -1;
+}
+
+/*
+ * Windows end at multiples of their size, by address, and double up to 512 pages
+ * while one fault follows where another ended, or start again with 16.
+ */
+TEST_F(windows, grow_and_start_again)
+{
+	static const size_t grown[] = { 5, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 0 };
+	static const size_t again[] = { 1000, 1008, 1024, 1088, 0 };
+	static const size_t displaced[] = { 5, 13, 29, 61, 125, 253, 509, 1021, 0 };
+	char *around = anon_aligned(2 * self->len, 512 * self->page), *map;
+	long wrong;
+
+	page_faults();
+	map = mmap(around, self->len, PROT_READ, MAP_SHARED | MAP_FIXED, self->buf, 0);
+	wrong = wrong_fault(map, 5, WINDOW_PAGES, grown);
+	EXPECT_EQ(-1, wrong);
+	map = mmap(around, self->len, PROT_READ, MAP_SHARED | MAP_FIXED, self->buf, 0);
+	wrong = wrong_fault(map, 1000, 1100, again);
+	EXPECT_EQ(-1, wrong);
+	map = mmap(around + 3 * self->page, self->len, PROT_READ, MAP_SHARED | MAP_FIXED,
+		   self->buf, 0);
+	wrong = wrong_fault(map, 5, 1100, displaced);
+	EXPECT_EQ(-1, wrong);
+}
+
 TEST_F(windows, backwards)
 {
 	char *map = test_map_buf(self->buf, self->len, PROT_READ);
