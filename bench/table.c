@@ -217,6 +217,33 @@ static void measure_importer(int fd, const struct memory *memory)
 	per_page("vmap-%s", memory, vmap);
 }
 
+/*
+ * What the first mapping adds to a buffer's life. Ours is kept until then, so the
+ * close is in it, less that of a buffer without.
+ */
+static __u64 time_first_vmap(const struct memory *memory, bool mapped)
+{
+	__u64 start, begin = now(), time = 0;
+	int i;
+
+	for (i = 0; again(i, begin); i++) {
+		struct bench_dmabuf arg = { .fd = create(memory) };
+
+		if (mapped && ioctl(module, BENCH_VMAP, &arg))
+			err(1, "BENCH_VMAP");
+		start = now();
+		close(arg.fd);
+		least(&time, arg.time + now() - start, i);
+	}
+	return time;
+}
+
+static void measure_first_vmap(const struct memory *memory)
+{
+	per_page("vmap-first-%s", memory,
+		 time_first_vmap(memory, true) - time_first_vmap(memory, false));
+}
+
 /* Kernel memory held */
 
 /* Those on the CPUs' own lists are free as well. */
@@ -314,6 +341,7 @@ static void measure_buffers(const struct memory *memory)
 	measure_create(memory);
 	measure_one_page(memory);
 	measure_cpu_access(memory);
+	measure_first_vmap(memory);
 	measure_held(memory);
 	if (strcmp(memory->kind, "4K"))
 		return;

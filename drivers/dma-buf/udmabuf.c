@@ -1646,19 +1646,45 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 /* dma-buf operations: kernel mapping */
 
+/* Appends to the array @pages, and returns its end. */
+static struct page **udmabuf_put_run(struct page **pages, struct page *page,
+				     unsigned long npages)
+{
+	while (npages--)
+		*pages++ = page++;
+	return pages;
+}
+
+/* The same with all pages of an extent */
+static struct page **udmabuf_put_extent(const struct udmabuf *ubuf, size_t i,
+					struct page **pages)
+{
+	const struct udmabuf_extent *extent = &ubuf->extents[i];
+	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, k;
+
+	if (!extent->listed)
+		return udmabuf_put_run(pages, extent->page, npages);
+	if (!extent->order) {
+		memcpy(pages, extent->list, npages * sizeof(*pages));
+		return pages + npages;
+	}
+	for (k = 0; k < npages >> extent->order; k++)
+		pages = udmabuf_put_run(pages, extent->list[k], 1UL << extent->order);
+	return pages;
+}
+
 static void *udmabuf_vmap_pages(const struct udmabuf *ubuf)
 {
-	struct page **pages;
-	pgoff_t pgoff = 0;
+	struct page **pages, **end;
 	void *vaddr;
 	size_t i;
 
 	/* Or a signal could fail it: the core warns when there is no mapping. */
 	pages = kvmalloc_array(ubuf->npages, sizeof(*pages),
 			       GFP_KERNEL | __GFP_NOFAIL);
+	end = pages;
 	for (i = 0; i < ubuf->nextents; i++) {
-		for (; pgoff < udmabuf_extent_end(ubuf, i); pgoff++)
-			pages[pgoff] = udmabuf_extent_page(ubuf, i, pgoff);
+		end = udmabuf_put_extent(ubuf, i, end);
 		cond_resched();
 	}
 	vaddr = vmap(pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
