@@ -470,6 +470,32 @@ static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npa
 	return false;
 }
 
+/* Has a page of the buffer failed? They are looked at only where any page has. */
+static bool udmabuf_is_poisoned(const struct udmabuf *ubuf)
+{
+	pgoff_t pgoff, n;
+	size_t i;
+
+	if (!udmabuf_any_poison())
+		return false;
+
+	for (pgoff = 0, i = 0; i < ubuf->nextents; i++) {
+		pgoff_t end = udmabuf_extent_end(ubuf, i);
+
+		for (; pgoff < end; pgoff += n) {
+			struct page *page = udmabuf_extent_page(ubuf, i, pgoff);
+			struct folio *folio = page_folio(page);
+
+			n = min(end - pgoff, udmabuf_folio_rest(folio, page));
+			if (udmabuf_folio_poisoned(folio) &&
+			    udmabuf_pages_poisoned(page, n))
+				return true;
+			cond_resched();
+		}
+	}
+	return false;
+}
+
 static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio)
 {
 	if (!udmabuf_folio_allowed(folio))
@@ -1381,6 +1407,9 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 
 	if (!ubuf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EPERM);
+	/* No device is to find a page that is known to be bad. */
+	if (udmabuf_is_poisoned(ubuf))
+		return ERR_PTR(-EHWPOISON);
 
 	map = kzalloc_obj(*map, GFP_KERNEL);
 	if (!map)
@@ -1446,6 +1475,9 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 	/* A mapping that is being made meanwhile needs no sync. */
 	if (!READ_ONCE(ubuf->nmappings))
 		return 0;
+	/* To bounce a page that has failed would take the machine down. */
+	if (udmabuf_is_poisoned(ubuf))
+		return -EHWPOISON;
 
 	mutex_lock(&ubuf->lock);
 	list_for_each_entry(map, &ubuf->maps, node)
@@ -1465,6 +1497,8 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 
 	if (!READ_ONCE(ubuf->nmappings))
 		return 0;
+	if (udmabuf_is_poisoned(ubuf))
+		return -EHWPOISON;
 
 	mutex_lock(&ubuf->lock);
 	if (ubuf->vaddr)
