@@ -160,6 +160,9 @@ struct udmabuf {
 	void *vaddr;
 	unsigned int nmappings;
 
+	/* What the kernel's mapping has in the place of failed pages, if there are any */
+	struct page *spare;
+
 	/* Where the last fault ended, and how much it populated at most */
 	pgoff_t fault_pgoff;
 	unsigned long fault_pages;
@@ -1260,6 +1263,8 @@ static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 {
 	if (ubuf->vaddr)
 		vunmap(ubuf->vaddr);
+	if (ubuf->spare)
+		__free_page(ubuf->spare);
 	udmabuf_unpin(ubuf, dirty);
 	udmabuf_uncharge(ubuf);
 	kvfree(ubuf->extents);
@@ -1707,13 +1712,30 @@ static struct page **udmabuf_put_extent(const struct udmabuf *ubuf, size_t i,
 	return pages;
 }
 
-static void *udmabuf_vmap_pages(const struct udmabuf *ubuf)
+/*
+ * The core warns when there is no mapping, whatever the reason. So pages that have
+ * failed, which no load must come near, are covered by one of zeros.
+ */
+static void udmabuf_cover_poisoned(struct udmabuf *ubuf, struct page **pages)
+{
+	pgoff_t pgoff;
+
+	if (!ubuf->spare)
+		ubuf->spare = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOFAIL);
+	for (pgoff = 0; pgoff < ubuf->npages; pgoff++) {
+		if (is_page_hwpoison(pages[pgoff]))
+			pages[pgoff] = ubuf->spare;
+		cond_resched();
+	}
+}
+
+static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
 {
 	struct page **pages, **end;
 	void *vaddr;
 	size_t i;
 
-	/* Or a signal could fail it: the core warns when there is no mapping. */
+	/* Or a signal could fail it. */
 	pages = kvmalloc_array(ubuf->npages, sizeof(*pages),
 			       GFP_KERNEL | __GFP_NOFAIL);
 	end = pages;
@@ -1721,9 +1743,22 @@ static void *udmabuf_vmap_pages(const struct udmabuf *ubuf)
 		end = udmabuf_put_extent(ubuf, i, end);
 		cond_resched();
 	}
+	if (udmabuf_is_poisoned(ubuf))
+		udmabuf_cover_poisoned(ubuf, pages);
 	vaddr = vmap(pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
 	kvfree(pages);
 	return vaddr;
+}
+
+static void udmabuf_drop_vmap(struct udmabuf *ubuf)
+{
+	void *vaddr = ubuf->vaddr;
+
+	mutex_lock(&ubuf->lock);
+	ubuf->vaddr = NULL;
+	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
+	mutex_unlock(&ubuf->lock);
+	vunmap(vaddr);
 }
 
 /*
@@ -1733,8 +1768,11 @@ static void *udmabuf_vmap_pages(const struct udmabuf *ubuf)
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	void *vaddr = ubuf->vaddr;
+	void *vaddr;
 
+	if (ubuf->vaddr && udmabuf_is_poisoned(ubuf))
+		udmabuf_drop_vmap(ubuf);
+	vaddr = ubuf->vaddr;
 	if (!vaddr) {
 		vaddr = udmabuf_vmap_pages(ubuf);
 		if (!vaddr)
@@ -1751,16 +1789,8 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 /* Unless addresses are scarce: then it makes room for others. */
 static void udmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
-	struct udmabuf *ubuf = dmabuf->priv;
-
-	if (IS_ENABLED(CONFIG_64BIT))
-		return;
-
-	mutex_lock(&ubuf->lock);
-	ubuf->vaddr = NULL;
-	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
-	mutex_unlock(&ubuf->lock);
-	vunmap(map->vaddr);
+	if (!IS_ENABLED(CONFIG_64BIT))
+		udmabuf_drop_vmap(dmabuf->priv);
 }
 
 /* Export */
