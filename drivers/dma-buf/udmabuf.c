@@ -47,6 +47,7 @@
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/iosys-map.h>
+#include <linux/jiffies.h>
 #include <linux/magic.h>
 #include <linux/math64.h>
 #include <linux/miscdevice.h>
@@ -54,6 +55,7 @@
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/pagemap.h>
+#include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
@@ -97,6 +99,9 @@ MODULE_PARM_DESC(size_limit_mb,
 /* So many of a batch's pages tell whether it is kept as a list, if it is long. */
 #define UDMABUF_SAMPLE		16UL
 #define UDMABUF_MIN_LIST	256UL
+
+/* How often, 20 ms apart, a kernel mapping is tried before it is given up */
+#define UDMABUF_VMAP_TRIES	25
 
 /* Folios unpinned without a chance to reschedule. */
 #define UDMABUF_UNPIN_BATCH	512UL
@@ -1729,6 +1734,17 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf, struct page **pages)
 	}
 }
 
+/* For a while, so that it takes more to fail than a moment without memory. */
+static void *udmabuf_try_vmap(struct page **pages, unsigned int npages)
+{
+	unsigned int tries = UDMABUF_VMAP_TRIES;
+	void *vaddr;
+
+	while (!(vaddr = vmap(pages, npages, VM_MAP, PAGE_KERNEL)) && --tries)
+		schedule_timeout_uninterruptible(msecs_to_jiffies(20));
+	return vaddr;
+}
+
 static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
 {
 	struct page **pages, **end;
@@ -1745,7 +1761,7 @@ static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
 	}
 	if (udmabuf_is_poisoned(ubuf))
 		udmabuf_cover_poisoned(ubuf, pages);
-	vaddr = vmap(pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
+	vaddr = udmabuf_try_vmap(pages, ubuf->npages);
 	kvfree(pages);
 	return vaddr;
 }
