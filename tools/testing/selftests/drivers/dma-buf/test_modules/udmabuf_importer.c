@@ -269,9 +269,14 @@ static int importer_ioctl_map(struct importer *imp, void __user *uarg)
 	mutex_lock(&imp->lock);
 	ret = importer_map(imp, &arg);
 	mutex_unlock(&imp->lock);
-	if (!ret && copy_to_user(uarg, &arg, sizeof(arg)))
-		ret = -EFAULT;
-	return ret;
+	if (ret || !copy_to_user(uarg, &arg, sizeof(arg)))
+		return ret;
+
+	/* Nobody would know its handle. */
+	mutex_lock(&imp->lock);
+	importer_unmap(imp, arg.handle);
+	mutex_unlock(&imp->lock);
+	return -EFAULT;
 }
 
 static int importer_vmap(struct importer *imp)
