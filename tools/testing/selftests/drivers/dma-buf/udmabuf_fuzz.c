@@ -17,9 +17,12 @@
  *	FUZZ_PROGRAM	runs that program, as it was printed, and no other
  *	FUZZ_TRACE=1	prints each program before it is run: for one that ends the kernel
  */
+#include <sys/prctl.h>
+
 #include "udmabuf_fuzz.h"
 
 #define SECONDS		15
+#define CHILD_SECONDS	300	/* for what takes a moment if it does not hang */
 #define LEAST_RUNS	100	/* however slow the machine is */
 #define MAX_KEPT	4096
 
@@ -263,7 +266,8 @@ static int run_in_child(const struct program *program)
 	pid_t pid = fork();
 
 	if (!pid) {
-		alarm(60);
+		alarm(CHILD_SECONDS);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		world_open();
 		if (kcov.fd >= 0)
 			ioctl(kcov.fd, KCOV_ON, 0);
@@ -302,6 +306,7 @@ FIXTURE(fuzz) {
 
 FIXTURE_SETUP(fuzz)
 {
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	SKIP_WITHOUT_IMPORTER();
 	SESSION_OPEN(&self->session);
 	tally = mmap(NULL, sizeof(*tally), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,

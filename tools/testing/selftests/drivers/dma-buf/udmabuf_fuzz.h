@@ -155,10 +155,15 @@ static bool place_holds(const struct place *place, __u64 word)
 
 static size_t area_len(enum area_kind kind)
 {
-	bool huge = kind == AREA_THP || kind == AREA_HUGETLB || kind == AREA_HUGETLB_MEMFD;
-	size_t size = kind == AREA_THP ? thp_size() : hugetlb_size();
+	size_t len = 0;
 
-	return huge && size ? size : SMALL_PAGES * page_size();
+	if (kind == AREA_THP)
+		len = thp_size();
+	if (kind == AREA_HUGETLB)
+		len = hugetlb_size();
+	if (kind == AREA_HUGETLB_MEMFD)
+		len = 2 * hugetlb_size();
+	return len ?: SMALL_PAGES * page_size();
 }
 
 static void *area_map(enum area_kind kind, char *at, size_t len)
