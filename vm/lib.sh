@@ -33,7 +33,7 @@ tools='base-files base-passwd bash bc binutils bison bpftool busybox-static
 	libdrm-dev libelf-dev libssl-dev libwayland-dev linux-bpf-dev/trixie-backports
 	make mawk netpbm patch perl pkgconf python3 python3-jsonschema python3-yaml
 	qemu-system-x86 rsync sed seabios shellcheck sparse tar util-linux
-	wayland-protocols xz-utils zstd'
+	wayland-protocols xfsprogs xz-utils zstd'
 
 say()
 {
