@@ -179,31 +179,20 @@ static bool set_list_limit(size_t limit)
  */
 TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
 {
-	char dir[] = "/tmp/cgroup-XXXXXX", group[64], path[96];
+	struct cgroups groups;
 	long before, after;
 	int buf;
 
-	if (!mkdtemp(dir) || mount("none", dir, "cgroup2", 0, NULL))
-		SKIP(return, "cannot mount cgroup2");
-	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", dir);
-	write_text(path, "+memory");
-	snprintf(group, sizeof(group), "%s/udmabuf", dir);
-	mkdir(group, 0700);
-	snprintf(path, sizeof(path), "%s/cgroup.procs", group);
-	if (write_number(path, getpid()) || !set_list_limit(REPEATED))
+	if (cgroups_open(&groups) || !set_list_limit(REPEATED))
 		SKIP(return, "no memory cgroups, or not root");
-	snprintf(path, sizeof(path), "%s/memory.stat", group);
-	before = text_number(path, "kernel ");
+	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
+	before = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
 	buf = create_repeated(self->dev, self->fd, self->page, REPEATED);
 	EXPECT_LE(0, buf);
-	after = text_number(path, "kernel ");
+	after = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
 	EXPECT_LT(REPEATED * 16 / 2, after - before);
 	close(buf);
-	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
-	write_number(path, getpid());
-	rmdir(group);
-	umount2(dir, MNT_DETACH);
-	rmdir(dir);
+	cgroups_close(&groups);
 }
 
 /*

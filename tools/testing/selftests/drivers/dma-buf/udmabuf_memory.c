@@ -341,49 +341,6 @@ TEST_F(sources, shared_file_mapping_is_eopnotsupp)
 	test_err_create_one(EOPNOTSUPP, self->dev, 0, file, self->len);
 }
 
-/* A directory of a filesystem that keeps its files on a disk. */
-static const char *disk_directory(void)
-{
-	static const char * const dirs[] = { "/mnt/ext4", "/mnt", "/var/tmp", ".", "/tmp" };
-	static const unsigned int magics[] = {
-		EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
-	};
-	struct statfs fs;
-	size_t i, k;
-
-	for (i = 0; i < ARRAY_SIZE(dirs); i++) {
-		if (statfs(dirs[i], &fs) || access(dirs[i], W_OK))
-			continue;
-		for (k = 0; k < ARRAY_SIZE(magics); k++)
-			if ((unsigned int)fs.f_type == magics[k])
-				return dirs[i];
-	}
-	return NULL;
-}
-
-/* Guards 6.1, whose GUP lets such pages through and filesystems corrupt. */
-TEST_F(sources, shared_mapping_of_a_file_on_disk_is_eopnotsupp)
-{
-	const char *dir = disk_directory();
-	char *file;
-	int fd;
-
-	if (!dir)
-		SKIP(return, "no writable ext4, xfs or btrfs, say in /mnt/ext4");
-	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, ftruncate(fd, self->len));
-	file = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, (void *)file);
-	memset(file, 1, self->len);
-	test_err_create_one(EOPNOTSUPP, self->dev, 0, file, self->len);
-	EXPECT_NOTHING_KEPT(&self->session);
-	munmap(file, self->len);
-	file = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-	close(fd);
-	test_create_one(self->dev, 0, file, self->len);
-}
-
 TEST_F(sources, refused_file_behind_good_memory)
 {
 	char *file = map_scratch_file("ramfs", self->len, PROT_READ | PROT_WRITE, MAP_SHARED);

@@ -509,6 +509,68 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
 }
 
 /*
+ * Memory cgroups: one in another, on a mount of our own
+ */
+
+#define CGROUP_OUTER	"udmabuf"
+#define CGROUP_INNER	CGROUP_OUTER "/inner"
+
+struct cgroups {
+	char dir[24];
+};
+
+static inline const char *cgroup_file(const struct cgroups *groups, const char *name)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", groups->dir, name);
+	return path;
+}
+
+static inline int cgroup_enter(const struct cgroups *groups, const char *group)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s/cgroup.procs", group);
+	return write_number(cgroup_file(groups, name), getpid());
+}
+
+static inline int cgroup_limit(const struct cgroups *groups, const char *group, size_t bytes)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s/memory.swap.max", group);
+	write_number(cgroup_file(groups, name), 0);
+	snprintf(name, sizeof(name), "%s/memory.max", group);
+	return write_number(cgroup_file(groups, name), bytes);
+}
+
+static inline void cgroups_close(struct cgroups *groups)
+{
+	cgroup_enter(groups, ".");
+	rmdir(cgroup_file(groups, CGROUP_INNER));
+	rmdir(cgroup_file(groups, CGROUP_OUTER));
+	umount2(groups->dir, MNT_DETACH);
+	rmdir(groups->dir);
+}
+
+/* NULL, or why there are none. */
+static inline const char *cgroups_open(struct cgroups *groups)
+{
+	strcpy(groups->dir, "/tmp/cgroup-XXXXXX");
+	if (!mkdtemp(groups->dir) || mount("none", groups->dir, "cgroup2", 0, NULL))
+		return "cannot mount cgroup2";
+	write_text(cgroup_file(groups, "cgroup.subtree_control"), "+memory");
+	mkdir(cgroup_file(groups, CGROUP_OUTER), 0700);
+	write_text(cgroup_file(groups, CGROUP_OUTER "/cgroup.subtree_control"), "+memory");
+	mkdir(cgroup_file(groups, CGROUP_INNER), 0700);
+	if (!access(cgroup_file(groups, CGROUP_INNER "/memory.max"), W_OK))
+		return NULL;
+	cgroups_close(groups);
+	return "no memory cgroups, or not root";
+}
+
+/*
  * Memory failures
  */
 
