@@ -1398,7 +1398,7 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	struct scatterlist *end;
 
 	sgt->sgl = kvmalloc_array(udmabuf_max_segs(ubuf, limits),
-				  sizeof(*sgt->sgl), GFP_KERNEL | __GFP_NOWARN);
+				  sizeof(*sgt->sgl), UDMABUF_GFP);
 	if (!sgt->sgl)
 		return -ENOMEM;
 	end = udmabuf_fill_segs(ubuf, limits, sgt->sgl);
@@ -1421,7 +1421,7 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 	if (udmabuf_is_poisoned(ubuf))
 		return ERR_PTR(-EHWPOISON);
 
-	map = kzalloc_obj(*map, GFP_KERNEL);
+	map = kzalloc_obj(*map, GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
 	map->dev = attach->dev;

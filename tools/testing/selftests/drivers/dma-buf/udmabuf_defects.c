@@ -195,6 +195,29 @@ TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
 	cgroups_close(&groups);
 }
 
+/* The same of an importer's list of segments, here of 32 bytes a page. */
+TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
+{
+	struct cgroups groups;
+	long before, after;
+	int buf, imp;
+
+	SKIP_WITHOUT_IMPORTER();
+	if (swiotlb_forced())
+		SKIP(return, "there are not as many bounce buffers");
+	if (cgroups_open(&groups) || !set_list_limit(REPEATED))
+		SKIP(return, "no memory cgroups, or not root");
+	buf = create_repeated(self->dev, self->fd, self->page, REPEATED);
+	imp = test_attach(buf, 0, self->page);
+	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
+	before = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
+	test_map(imp, IMPORTER_TO_DEVICE);
+	after = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
+	EXPECT_LT(REPEATED * 32 / 2, after - before);
+	close(imp);
+	cgroups_close(&groups);
+}
+
 /*
  * D6: 2^21 pins of a page overflow its reference count. On Linux 6.1 our module
  * maps the memfd for each of them.
