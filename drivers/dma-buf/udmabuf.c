@@ -463,7 +463,7 @@ static bool udmabuf_any_poison(void)
 
 static bool udmabuf_folio_poisoned(struct folio *folio)
 {
-	unsigned long flags = *folio_flags(folio, 0);
+	unsigned long flags = READ_ONCE(*folio_flags(folio, 0));
 
 	return flags & __PG_HWPOISON ||
 	       (flags & BIT(PG_head) && folio_test_has_hwpoisoned(folio));
@@ -756,8 +756,10 @@ static void udmabuf_add_traits(struct udmabuf_traits *traits, struct page *page)
 {
 	struct folio *folio = (struct folio *)page;
 
-	traits->any_flags |= *folio_flags(folio, 0);
-	traits->all_mapping &= (unsigned long)folio->mapping;
+	/* Bits that nobody here looks at change all the time. */
+	traits->any_flags |= data_race(*folio_flags(folio, 0));
+	/* Truncation clears a file's, but an anonymous page keeps its own. */
+	traits->all_mapping &= (unsigned long)data_race(folio->mapping);
 	traits->any_refs |= folio_ref_count(folio);
 }
 
