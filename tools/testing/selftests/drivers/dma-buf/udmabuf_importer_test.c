@@ -818,7 +818,7 @@ TEST_F(races, map_while_others_sync)
 	__u64 turn;
 	size_t i;
 
-	race_until = now_ms() + 500;
+	race_until = now_ms() + race_ms();
 	for (i = 0; i < ARRAY_SIZE(threads); i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, race_sync, &self->buf));
 	for (turn = 2; now_ms() < race_until; turn += 2) {
@@ -851,7 +851,7 @@ TEST_F(races, map_vmap_mmap_and_sync)
 	void *failed;
 	size_t i;
 
-	race_until = now_ms() + 500;
+	race_until = now_ms() + race_ms();
 	for (i = 0; i < ARRAY_SIZE(racers); i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, racers[i], &self->buf));
 	for (i = 0; i < ARRAY_SIZE(racers); i++) {

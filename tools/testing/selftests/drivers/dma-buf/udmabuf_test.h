@@ -33,6 +33,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
@@ -161,6 +162,14 @@ static inline bool swiotlb_forced(void)
 
 	return read_text("/proc/cmdline", cmdline, sizeof(cmdline)) > 0 &&
 	       strstr(cmdline, "swiotlb=force");
+}
+
+/* How long a race lasts; a soak has longer ones. */
+static inline long race_ms(void)
+{
+	const char *text = getenv("UDMABUF_RACE_MS");
+
+	return text ? atol(text) : 500;
 }
 
 /* Run a program of the system, quietly; true if it succeeded. */
@@ -1007,6 +1016,26 @@ static inline size_t longest_run(struct udmabuf_iovec *iovs, const struct mem *m
 		iovs[i] = (struct udmabuf_iovec) { to_u64(pages[best + i]), huge };
 	free(pages);
 	return most;
+}
+
+#define SWAP_DEVICE	"/dev/zram0"
+#define SWAP_BYTES	(512UL << 20)
+
+/* Swap in compressed memory: NULL, or why there is none. */
+static inline const char *swap_on(void)
+{
+	char *mkswap[] = { "mkswap", SWAP_DEVICE, NULL };
+
+	write_number("/sys/block/zram0/disksize", SWAP_BYTES);
+	if (run_quietly(mkswap) && !swapon(SWAP_DEVICE, 0))
+		return NULL;
+	return "no swap on " SWAP_DEVICE ": modprobe zram";
+}
+
+static inline void swap_off(void)
+{
+	swapoff(SWAP_DEVICE);
+	write_number("/sys/block/zram0/reset", 1);
 }
 
 /*

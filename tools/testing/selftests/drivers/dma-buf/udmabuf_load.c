@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Much of everything: ten thousand buffers, 65,536 entries, a buffer as large as
+ * the machine allows up to 8 GiB, and buffers without end under memory pressure,
+ * which last for ten times UDMABUF_RACE_MS of the environment (5 s if unset). What
+ * was used must come back, nothing may hold up a CPU, and calls can be killed.
+ */
+#include <drm/drm.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "udmabuf_test.h"
+
+#define LOAD_TIMEOUT	400
+#define BUFFERS		10000
+#define ENTRIES		65536
+#define ENTRIES_STEP	30011		/* prime */
+#define LARGEST		(8ULL << 30)
+#define PRESSED_MAX	"40M"
+#define HOG_LEN		(64UL << 20)
+
+static long memory_kib(const char *key)
+{
+	return text_number("/proc/meminfo", key);
+}
+
+/* KiB that the kernel needs for itself, and that are in use at all */
+struct usage {
+	long kernel, all;
+};
+
+static struct usage read_usage(void)
+{
+	struct usage usage;
+
+	write_text("/proc/sys/vm/drop_caches", "3");
+	sleep_ms(500);
+	usage.kernel = memory_kib("SUnreclaim:") + memory_kib("PageTables:") +
+		       memory_kib("Percpu:");
+	usage.all = memory_kib("MemTotal:") - memory_kib("MemFree:");
+	return usage;
+}
+
+/* A kernel that looks for leaks itself keeps what was freed, so as to see it used. */
+static long slack_kib(long usual)
+{
+	return access("/sys/kernel/debug/kmemleak", F_OK) ? usual : memory_kib("MemTotal:") / 12;
+}
+
+/* "", or what has not come back. */
+static const char *usage_grew(const struct usage *before)
+{
+	struct usage now = read_usage();
+	static char text[96];
+
+	if (now.kernel < before->kernel + slack_kib(1024) &&
+	    now.all < before->all + slack_kib(32 << 10))
+		return "";
+	snprintf(text, sizeof(text), "kernel %ld -> %ld KiB, all %ld -> %ld KiB",
+		 before->kernel, now.kernel, before->all, now.all);
+	return text;
+}
+
+FIXTURE(load) {
+	struct session session;
+	int dev;
+	size_t page;
+};
+
+FIXTURE_SETUP(load)
+{
+	struct rlimit files = { BUFFERS + 100, BUFFERS + 100 };
+	struct rlimit memlock = { RLIM_INFINITY, RLIM_INFINITY };
+
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->page = page_size();
+	if (setrlimit(RLIMIT_NOFILE, &files) || setrlimit(RLIMIT_MEMLOCK, &memlock))
+		SKIP(return, "needs to be root");
+}
+
+FIXTURE_TEARDOWN(load)
+{
+	swap_off();
+	SESSION_CLOSE(&self->session);
+}
+
+/* Does each of the buffers show the page that it was made of? */
+static const char *pages_differ(const int *bufs, size_t n)
+{
+	size_t page = page_size(), i;
+	const char *wrong = NULL;
+
+	for (i = 0; !wrong && i < n; i++) {
+		char *map = _map_buf(bufs[i], page, PROT_READ, 0);
+
+		if (map == MAP_FAILED)
+			return "a buffer cannot be mapped";
+		if (filled_until(map, page, 1, i * page) != -1)
+			wrong = "a buffer shows another's page";
+		munmap(map, page);
+	}
+	return wrong;
+}
+
+static const char *make_many(int dev, char *mem, int *bufs)
+{
+	size_t page = page_size(), i;
+	const char *wrong;
+
+	for (i = 0; i < BUFFERS; i++) {
+		bufs[i] = _create_one(dev, 0, mem + i * page, page);
+		if (bufs[i] < 0)
+			return strerror(errno);
+	}
+	wrong = pages_differ(bufs, BUFFERS);
+	for (i = 0; i < BUFFERS; i++)
+		close(bufs[i]);
+	return wrong;
+}
+
+/* The first time fills caches; from then on, what is used comes back. */
+TEST_F_TIMEOUT(load, ten_thousand_buffers, LOAD_TIMEOUT)
+{
+	static int bufs[BUFFERS];
+	char *mem = anon_small(BUFFERS * self->page);
+	struct usage before;
+	int i;
+
+	fill(mem, BUFFERS * self->page, 1);
+	ASSERT_EQ(NULL, make_many(self->dev, mem, bufs));
+	before = read_usage();
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(NULL, make_many(self->dev, mem, bufs));
+	EXPECT_NOTHING_KEPT(&self->session);
+	EXPECT_STREQ("", usage_grew(&before));
+}
+
+/* Each entry another page, none beside the one before. */
+TEST_F_TIMEOUT(load, most_entries, LOAD_TIMEOUT)
+{
+	static struct udmabuf_iovec iovs[ENTRIES];
+	size_t page = self->page, len = ENTRIES * page, i;
+	struct udmabuf_importer_map map;
+	char *mem = anon_small(len);
+	int buf, imp;
+
+	SKIP_WITHOUT_IMPORTER();
+	fill(mem, len, 1);
+	for (i = 0; i < ENTRIES; i++)
+		iovs[i] = (struct udmabuf_iovec) {
+			to_u64(mem + i * ENTRIES_STEP % ENTRIES * page), page
+		};
+	buf = test_create(self->dev, 0, iovs, ENTRIES);
+	EXPECT_TRUE(buffer_is(test_map_buf(buf, len, PROT_READ), iovs, ENTRIES));
+	imp = test_attach(buf, 0, 0);
+	map = test_map(imp, IMPORTER_BIDIRECTIONAL);
+	EXPECT_EQ(len, map.bytes);
+	test_vmap(imp);
+	for (i = 0; i < ENTRIES; i += ENTRIES / 16 - 1) {
+		__u64 word;
+
+		test_vread(imp, i * page, &word, sizeof(word));
+		EXPECT_EQ(*(__u64 *)(uintptr_t)iovs[i].base, word);
+	}
+}
+
+/* A buffer of many GiB */
+
+struct creator {
+	int dev;
+	char *mem;
+	size_t len;
+	int cpu;
+	volatile bool done;
+	long longest_us;	/* the longest that its CPU was not to be had */
+};
+
+FIXTURE(large) {
+	struct session session;
+	struct creator creator;
+};
+
+FIXTURE_VARIANT(large) {
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(large, small_pages) { .huge = false };
+FIXTURE_VARIANT_ADD(large, huge_pages) { .huge = true };
+
+/* What the machine can spare, or else half of it, in steps of 256 MiB. */
+static size_t large_len(void)
+{
+	unsigned long long spare = memory_kib("MemAvailable:") * 1024ULL - (512 << 20);
+
+	if (spare >= LARGEST && LARGEST < SIZE_MAX)
+		return LARGEST;
+	return (spare < SIZE_MAX / 2 ? spare / 2 : SIZE_MAX / 8) >> 28 << 28;
+}
+
+/* Each page has its own mark, which is all that is looked at. */
+static void mark_pages(char *mem, size_t len)
+{
+	size_t off;
+
+	for (off = 0; off < len; off += page_size())
+		*(__u64 *)(mem + off) = stamp(1, off);
+}
+
+static size_t pages_marked(const char *map, size_t len)
+{
+	size_t off;
+
+	for (off = 0; off < len; off += page_size())
+		if (*(__u64 *)(map + off) != stamp(1, off))
+			break;
+	return off;
+}
+
+FIXTURE_SETUP(large)
+{
+	struct rlimit memlock = { RLIM_INFINITY, RLIM_INFINITY };
+	struct creator *creator = &self->creator;
+
+	SESSION_OPEN(&self->session);
+	if (setrlimit(RLIMIT_MEMLOCK, &memlock))
+		SKIP(return, "needs to be root");
+	creator->dev = self->session.dev;
+	creator->len = large_len();
+	creator->mem = anon_aligned(creator->len, 2 << 20);
+	ASSERT_NE(MAP_FAILED, (void *)creator->mem);
+	madvise(creator->mem, creator->len, variant->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	mark_pages(creator->mem, creator->len);
+}
+
+FIXTURE_TEARDOWN(large)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+static long long now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	sched_setaffinity(0, sizeof(one), &one);
+}
+
+/* Wants to run every millisecond, ahead of everybody else on its CPU. */
+static void *watch_cpu(void *arg)
+{
+	struct sched_param priority = { .sched_priority = 50 };
+	struct creator *creator = arg;
+
+	run_on(creator->cpu);
+	sched_setscheduler(0, SCHED_FIFO, &priority);
+	while (!creator->done) {
+		long long start = now_us();
+
+		sleep_ms(1);
+		start = now_us() - start;
+		if (creator->longest_us < start)
+			creator->longest_us = start;
+	}
+	return NULL;
+}
+
+/*
+ * Nobody waits for more than a small part of it, whatever a machine this slow
+ * does besides. Guards the batches in which pages are pinned, with interrupts off.
+ */
+TEST_F_TIMEOUT(large, create_and_close, LOAD_TIMEOUT)
+{
+	struct creator *creator = &self->creator;
+	long long start, created, closed;
+	pthread_t watcher;
+	char *map;
+	int buf;
+
+	/* From then on the pages need not be moved, which has other stretches. */
+	close(test_create_one(creator->dev, 0, creator->mem, creator->len));
+	run_on(creator->cpu);
+	ASSERT_EQ(0, pthread_create(&watcher, NULL, watch_cpu, creator));
+	start = now_us();
+	buf = test_create_one(creator->dev, 0, creator->mem, creator->len);
+	created = now_us();
+	map = test_map_buf(buf, creator->len, PROT_READ);
+	EXPECT_EQ(creator->len, pages_marked(map, creator->len));
+	munmap(map, creator->len);
+	closed = now_us();
+	close(buf);
+	closed = now_us() - closed;
+	creator->done = true;
+	pthread_join(watcher, NULL);
+	TH_LOG("%zu MiB: made in %lld ms, closed in %lld ms, no CPU for %ld ms",
+	       creator->len >> 20, (created - start) / 1000, closed / 1000,
+	       creator->longest_us / 1000);
+	EXPECT_GT((created - start) / 8 + 100000, creator->longest_us);
+}
+
+static int create_alone(void *arg)
+{
+	struct creator *creator = arg;
+
+	return _create_one(creator->dev, 0, creator->mem, creator->len) < 0;
+}
+
+/* In a process of its own that shares our memory, so that this survives it. */
+static pid_t start_creator(struct creator *creator)
+{
+	size_t len = 16 * page_size();
+
+	return clone(create_alone, anon_small(len) + len, CLONE_VM | SIGCHLD, creator);
+}
+
+/* How long it takes to end once it is killed, which is after @us; -1 if it was done. */
+static long long kill_creator(struct creator *creator, long us)
+{
+	pid_t pid = start_creator(creator);
+	long long start;
+
+	sleep_ms(us / 1000);
+	start = now_us();
+	kill(pid, SIGKILL);
+	return reap(pid) == 128 + SIGKILL ? now_us() - start : -1;
+}
+
+/* It has to give up what it has, but pins no further. At first pages are moved, too. */
+TEST_F_TIMEOUT(large, create_is_killed, LOAD_TIMEOUT)
+{
+	struct creator *creator = &self->creator;
+	long long longest = kill_creator(creator, 20000), whole, took, early = 0;
+	int tenth, killed = longest >= 0;
+
+	close(test_create_one(creator->dev, 0, creator->mem, creator->len));
+	whole = now_us();
+	EXPECT_EQ(0, reap(start_creator(creator)));
+	whole = now_us() - whole;
+	for (tenth = 1; tenth < 8; tenth += 2) {
+		took = kill_creator(creator, whole * tenth / 10);
+		killed += took >= 0;
+		if (tenth == 1)
+			early = took;
+		if (longest < took)
+			longest = took;
+	}
+	TH_LOG("%zu MiB in %lld ms, %lld ms from the signal to the end", creator->len >> 20,
+	       whole / 1000, longest / 1000);
+	EXPECT_LE(1, killed);
+	EXPECT_GT(1000000, longest);
+	EXPECT_GT(whole * 6 / 10 + 50000, early);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* Buffers without end, while there is too little memory */
+
+static struct {
+	int dev;
+	int card;
+	long long until;
+	unsigned long made;
+} churn;
+
+static bool churning(void)
+{
+	return now_ms() < churn.until;
+}
+
+/* With whatever is started from here: NULL, or why there is no such group. */
+static const char *limit_memory(void)
+{
+	char dir[] = "/tmp/cgroup-XXXXXX", path[96];
+
+	mkdir("/tmp", 01777);
+	if (!mkdtemp(dir) || mount("none", dir, "cgroup2", 0, NULL))
+		return "cannot mount cgroup2";
+	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", dir);
+	write_text(path, "+memory");
+	snprintf(path, sizeof(path), "%s/pressed", dir);
+	mkdir(path, 0755);
+	strcat(path, "/memory.max");
+	if (write_text(path, PRESSED_MAX))
+		return "no memory cgroups, or not root";
+	strcpy(strrchr(path, '/'), "/cgroup.procs");
+	return write_text(path, "0") ? "cannot enter a memory cgroup" : NULL;
+}
+
+/* Too much memory to be there at once, in huge pages and small ones, a part at a time */
+static void *press(void *arg)
+{
+	char *hog = anon_aligned(HOG_LEN, 2 << 20);
+	const char *wrong = NULL;
+	size_t off, step = 1 << 20;
+	bool again;
+
+	madvise(hog, HOG_LEN / 2, MADV_HUGEPAGE);
+	for (again = false; !wrong && churning(); again = true) {
+		for (off = 0; off < HOG_LEN && churning(); off += step) {
+			if (again && pages_marked(hog + off, step) != step)
+				wrong = "memory got lost";
+			mark_pages(hog + off, step);
+		}
+		madvise(hog, HOG_LEN / 2, MADV_COLLAPSE);
+		write_text("/proc/sys/vm/compact_memory", "1");
+		write_text("/proc/sys/vm/drop_caches", "3");
+	}
+	munmap(hog, HOG_LEN);
+	return (void *)wrong;
+}
+
+static int find_vgem(void)
+{
+	char name[16], path[32];
+	int i, card;
+
+	for (i = 0; i < 16; i++) {
+		struct drm_version version = { .name = name, .name_len = sizeof(name) };
+
+		snprintf(path, sizeof(path), "/dev/dri/card%d", i);
+		card = open(path, O_RDWR | O_CLOEXEC);
+		if (card >= 0 && !ioctl(card, DRM_IOCTL_VERSION, &version) &&
+		    !strncmp(name, "vgem", 4))
+			return card;
+		close(card);
+	}
+	return -1;
+}
+
+/* Every importer maps the buffer, and one of them reads it. */
+static const char *use_buffer(int buf, size_t len, char *seen)
+{
+	struct drm_prime_handle prime = { .fd = buf };
+	struct drm_gem_close gone = {};
+	struct udmabuf_importer_map map;
+	int imp = importer_open();
+	const char *wrong = NULL;
+
+	if (churn.card >= 0 && ioctl(churn.card, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime))
+		return "PRIME import";
+	if (_attach(imp, buf, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map) || _vmap(imp))
+		return "map";
+	if (_sync_cpu(buf, SYNC_START(RW)) || _sync_cpu(buf, SYNC_END(RW)))
+		return "sync";
+	if (_device_read(imp, map.handle, 0, seen, len) || filled_until(seen, len, 1, 0) != -1)
+		wrong = "an importer sees other bytes";
+	close(imp);
+	gone.handle = prime.handle;
+	if (churn.card >= 0)
+		ioctl(churn.card, DRM_IOCTL_GEM_CLOSE, &gone);
+	return wrong;
+}
+
+/* Memory that was swapped out as often as not */
+static void *make_and_use(void *arg)
+{
+	size_t len = 64 * page_size();
+	char *mem = anon_small(len), *seen = malloc(len);
+	const char *wrong = NULL;
+	int buf;
+
+	fill(mem, len, 1);
+	while (!wrong && churning()) {
+		buf = _create_one(churn.dev, 0, mem, len);
+		if (buf < 0)
+			return strerror(errno);
+		wrong = use_buffer(buf, len, seen);
+		close(buf);
+		__atomic_fetch_add(&churn.made, 1, __ATOMIC_RELAXED);
+		madvise(mem, len, MADV_PAGEOUT);
+	}
+	return (void *)wrong;
+}
+
+static const char *run_churn(long ms)
+{
+	void *(*threads[])(void *) = { make_and_use, make_and_use, press };
+	pthread_t ids[ARRAY_SIZE(threads)];
+	const char *wrong = NULL;
+	void *ret;
+	size_t i;
+
+	churn.until = now_ms() + ms;
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		pthread_create(&ids[i], NULL, threads[i], NULL);
+	for (i = 0; i < ARRAY_SIZE(ids); i++) {
+		pthread_join(ids[i], &ret);
+		wrong = ret ?: wrong;
+	}
+	return wrong;
+}
+
+TEST_F_TIMEOUT(load, create_and_close_under_pressure, LOAD_TIMEOUT)
+{
+	const char *why_not = swap_on();
+	struct usage before;
+	long swapped;
+
+	SKIP_WITHOUT_IMPORTER();
+	why_not = why_not ?: limit_memory();
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	churn.dev = self->dev;
+	churn.card = find_vgem();
+	EXPECT_EQ(NULL, run_churn(race_ms() * 2));
+	before = read_usage();
+	swapped = text_number("/proc/vmstat", "pswpin ");
+	EXPECT_EQ(NULL, run_churn(race_ms() * 8));
+	EXPECT_LT(0, churn.made);
+	EXPECT_LT(swapped, text_number("/proc/vmstat", "pswpin "));
+	EXPECT_STREQ("", usage_grew(&before));
+}
+
+TEST_HARNESS_MAIN
