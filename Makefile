@@ -9,6 +9,7 @@ help:
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make coverage              the lines of the driver that the tests run, at least 95 %'
+	@echo 'make soak                  races and load for SOAK seconds (1200) on two kernels that find mistakes'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
@@ -33,6 +34,9 @@ check:
 coverage:
 	@vm/check coverage
 
+soak:
+	@SOAK=$(or $(SOAK),1200) vm/check soak kcsan
+
 bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)
 
@@ -48,4 +52,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check coverage bench module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check coverage soak bench module apply vm clean
