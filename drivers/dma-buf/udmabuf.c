@@ -1835,11 +1835,13 @@ static const struct dma_buf_ops udmabuf_ops_no_vmap = {
 
 /*
  * A kernel mapping could not be kept read-only. The core warns if making one
- * fails, and vmap() fails for more pages than the machine has. Flushing one
- * takes an int.
+ * fails, and vmap() fails for more pages than the machine has, or without
+ * addresses for them, which are scarce with 32 bits. Flushing one takes an int.
  */
 static bool udmabuf_can_vmap(const struct udmabuf *ubuf)
 {
+	if (!IS_ENABLED(CONFIG_64BIT) && ubuf->npages > VMALLOC_TOTAL / 2 >> PAGE_SHIFT)
+		return false;
 	return ubuf->writable && ubuf->npages <= INT_MAX >> PAGE_SHIFT &&
 	       ubuf->npages <= totalram_pages() / 2;
 }

@@ -702,6 +702,29 @@ TEST_F(tables, folios_of_a_list)
 	EXPECT_EQ(2 * NFOLIOS, segments(buf, 3, 0));
 }
 
+/*
+ * More than a 32-bit kernel has addresses for. Guards an offer of a mapping that is
+ * bound to fail, of which the core warns.
+ */
+TEST_F(device, kernel_mapping_of_much)
+{
+	size_t niov = (256UL << 20) / self->len, i;
+	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
+	char last[8] = {};
+	int imp;
+
+	for (i = 0; i < niov; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->len };
+	imp = test_attach(test_create(self->dev, 0, iovs, niov), 0, 0);
+	if (_vmap(imp)) {
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(4, sizeof(long));
+		return;
+	}
+	test_vread(imp, niov * self->len - 8, last, 8);
+	EXPECT_EQ(0, memcmp(last, self->mem + self->len - 8, 8));
+}
+
 /* Maps that fail, and everything at the same time */
 
 FIXTURE(races) {
