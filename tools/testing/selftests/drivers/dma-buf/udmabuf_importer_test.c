@@ -194,6 +194,38 @@ TEST_F(device, cpu_and_device_take_turns)
 	}
 }
 
+static long synced(const char *for_whom)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), "/sys/module/udmabuf_importer/parameters/synced_for_%s",
+		 for_whom);
+	return text_number(path, "");
+}
+
+/* Devices that do not look into the CPU's caches: all of the buffer is synced, on time. */
+TEST_F(device, caches_are_synced)
+{
+	__u32 dirs[] = { IMPORTER_BIDIRECTIONAL, IMPORTER_TO_DEVICE, IMPORTER_FROM_DEVICE }, i;
+
+	if (synced("cpu") < 0)
+		SKIP(return, "all devices of this machine look into the CPU's caches");
+	for (i = 0; i < ARRAY_SIZE(dirs); i++) {
+		long device = synced("device"), cpu = synced("cpu");
+		struct udmabuf_importer_map map = test_map(self->imp, dirs[i]);
+		long for_cpu = dirs[i] == IMPORTER_TO_DEVICE ? 0 : self->len;
+
+		EXPECT_EQ(device += self->len, synced("device"));
+		test_sync_cpu(self->buf, SYNC_START(RW));
+		EXPECT_EQ(cpu += for_cpu, synced("cpu"));
+		EXPECT_EQ(device, synced("device"));
+		test_sync_cpu(self->buf, SYNC_END(RW));
+		EXPECT_EQ(cpu, synced("cpu"));
+		EXPECT_EQ(device + (long)self->len, synced("device"));
+		test_unmap(self->imp, map.handle);
+	}
+}
+
 /* Importers that use the CPU sync from within the kernel. */
 TEST_F(device, kernel_side_cpu_access)
 {

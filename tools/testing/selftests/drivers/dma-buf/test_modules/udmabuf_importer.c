@@ -15,7 +15,9 @@
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
+#include <linux/highmem.h>
 #include <linux/iosys-map.h>
+#include <linux/kprobes.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
@@ -163,6 +165,24 @@ static int importer_map(struct importer *imp, struct udmabuf_importer_map *arg)
 	return 0;
 }
 
+/* Within one segment; the page may have no address of its own. */
+static void importer_copy(phys_addr_t phys, void *buf, size_t len, bool to_device_memory)
+{
+	while (len) {
+		size_t n = min_t(size_t, len, PAGE_SIZE - offset_in_page(phys));
+		void *mem = kmap_local_page(pfn_to_page(PHYS_PFN(phys))) + offset_in_page(phys);
+
+		if (to_device_memory)
+			memcpy(mem, buf, n);
+		else
+			memcpy(buf, mem, n);
+		kunmap_local(mem);
+		phys += n;
+		buf += n;
+		len -= n;
+	}
+}
+
 /* Move [@offset, @offset + @len) of a map between its device memory and @buf. */
 static int importer_transfer(struct importer *imp, struct importer_map *map, u64 offset, u64 len,
 			     void *buf, bool to_device_memory)
@@ -172,7 +192,7 @@ static int importer_transfer(struct importer *imp, struct importer_map *map, u64
 
 	for_each_sgtable_dma_sg(map->sgt, sg, i) {
 		u64 seg = sg_dma_len(sg);
-		void *mem;
+		phys_addr_t phys;
 
 		if (offset >= seg) {
 			offset -= seg;
@@ -181,11 +201,8 @@ static int importer_transfer(struct importer *imp, struct importer_map *map, u64
 		if (!len)
 			return 0;
 		seg = min(seg - offset, len);
-		mem = phys_to_virt(dma_to_phys(&imp->pdev->dev, sg_dma_address(sg)) + offset);
-		if (to_device_memory)
-			memcpy(mem, buf, seg);
-		else
-			memcpy(buf, mem, seg);
+		phys = dma_to_phys(&imp->pdev->dev, sg_dma_address(sg)) + offset;
+		importer_copy(phys, buf, seg, to_device_memory);
 		buf += seg;
 		len -= seg;
 		offset = 0;
@@ -388,7 +405,72 @@ static struct miscdevice importer_misc = {
 	.fops	= &importer_fops,
 	.mode	= 0600,
 };
-module_misc_device(importer_misc);
+
+/*
+ * How many bytes have been synced with what devices see that do not look into the
+ * CPU's caches. Emulated caches hide nothing, so that bytes cannot tell. -1 where
+ * all devices do look.
+ */
+static long synced_for_cpu = -1;
+module_param(synced_for_cpu, long, 0444);
+static long synced_for_device = -1;
+module_param(synced_for_device, long, 0444);
+
+#if defined(CONFIG_KPROBES) && defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU)
+static int importer_count_cpu(struct kprobe *probe, struct pt_regs *regs)
+{
+	synced_for_cpu += regs_get_kernel_argument(regs, 1);
+	return 0;
+}
+
+static int importer_count_device(struct kprobe *probe, struct pt_regs *regs)
+{
+	synced_for_device += regs_get_kernel_argument(regs, 1);
+	return 0;
+}
+
+static struct kprobe importer_probes[] = {
+	{ .symbol_name = "arch_sync_dma_for_cpu", .pre_handler = importer_count_cpu },
+	{ .symbol_name = "arch_sync_dma_for_device", .pre_handler = importer_count_device },
+};
+
+static void importer_probe_syncs(void)
+{
+	if (!register_kprobe(&importer_probes[0]))
+		synced_for_cpu = 0;
+	if (!register_kprobe(&importer_probes[1]))
+		synced_for_device = 0;
+}
+
+static void importer_unprobe_syncs(void)
+{
+	if (synced_for_cpu >= 0)
+		unregister_kprobe(&importer_probes[0]);
+	if (synced_for_device >= 0)
+		unregister_kprobe(&importer_probes[1]);
+}
+#else
+static void importer_probe_syncs(void) {}
+static void importer_unprobe_syncs(void) {}
+#endif
+
+static int __init importer_init(void)
+{
+	int ret = misc_register(&importer_misc);
+
+	if (!ret)
+		importer_probe_syncs();
+	return ret;
+}
+
+static void __exit importer_exit(void)
+{
+	misc_deregister(&importer_misc);
+	importer_unprobe_syncs();
+}
+
+module_init(importer_init);
+module_exit(importer_exit);
 
 MODULE_DESCRIPTION("dma-buf importer for the udmabuf selftests");
 MODULE_LICENSE("GPL");
