@@ -735,14 +735,17 @@ struct mem {
 	const char *why_not;	/* there is no such memory here */
 };
 
+/* 0 if there are none, or only such as 64 KiB pages make: 512 MiB, too large for a test. */
 static inline size_t thp_size(void)
 {
 	char text[32];
+	size_t size;
 
 	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text,
 		      sizeof(text)) <= 0)
 		return 0;
-	return strtoul(text, NULL, 10);
+	size = strtoul(text, NULL, 10);
+	return size > 32UL << 20 ? 0 : size;
 }
 
 static inline size_t hugetlb_size(void)
@@ -1313,17 +1316,25 @@ static inline int _unmap(int imp, __u32 handle)
 
 #define test_unmap(imp, handle)	ASSERT_EQ(0, _unmap(imp, handle))
 
+/* In pieces, as the importer copies all of one twice. */
 static inline int _device_io(int imp, unsigned int cmd, __u32 handle, __u64 off,
 			     const void *data, size_t len)
 {
 	struct udmabuf_importer_io arg = {
 		.offset = off,
-		.len = len,
 		.buf = to_u64(data),
 		.handle = handle,
 	};
+	int ret;
 
-	return ioctl(imp, cmd, &arg);
+	do {
+		arg.len = len < 32UL << 20 ? len : 32UL << 20;
+		ret = ioctl(imp, cmd, &arg);
+		arg.offset += arg.len;
+		arg.buf += arg.len;
+		len -= arg.len;
+	} while (!ret && len);
+	return ret;
 }
 
 #define _device_read(imp, handle, off, data, len)			\
