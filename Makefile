@@ -10,6 +10,7 @@ help:
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make coverage              the lines of the driver that the tests run, at least 95 %'
 	@echo 'make soak                  races and load for SOAK seconds (1200) on two kernels that find mistakes'
+	@echo 'make machines              all tests on arm64, i386 and s390x, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
@@ -37,6 +38,9 @@ coverage:
 soak:
 	@SOAK=$(or $(SOAK),1200) vm/check soak kcsan
 
+machines:
+	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
+
 bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)
 
@@ -52,4 +56,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check coverage soak bench module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check coverage soak machines bench module apply vm clean

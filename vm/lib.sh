@@ -12,6 +12,7 @@
 #   $cache/linux-source-*/  the newest kernel's source with our files laid over it
 #   $cache/linux-source-*.users/  what vm/check builds of mainline's selftests
 #   $cache/debug/        the debug kernel built from it
+#   $cache/machines/     what machines.sh makes
 #   $cache/guest-<hash>/ the guest's kernel of demo-qemu
 #   $cache/log/          what the long steps printed
 
@@ -167,7 +168,7 @@ stock_release()
 	if [ -d "$root/usr/lib/modules/$1" ]; then
 		echo "$1"
 	else
-		find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -printf '%f\n' | newest_of "$1"
+		find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -name '*-amd64' -printf '%f\n' | newest_of "$1"
 	fi
 }
 
@@ -196,7 +197,7 @@ setup()
 	exec 9>"$cache/lock"
 	flock -w 3 9 || { say 'waiting for another run that uses the cache'; flock 9; }
 	# asking apt takes seconds, and its answer is the same until the lists change
-	memo=$cache/apt/memo-$( (echo "$stock_default $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
+	memo=$cache/apt/memo-$( (echo "$stock_default $tools $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
 	[ -e "$memo" ] || apt_setup
 	apt_update
 	if [ "$memo" -nt "$cache/apt/updated" ] && read -r root src <"$memo" && [ -e "$root/.complete" ]; then
@@ -340,14 +341,15 @@ source_tree()
 	touch "$tree/.complete"
 }
 
-# configure OBJ FRAGMENT: the options of FRAGMENT and no others, for $tree
+# configure OBJ FRAGMENT [make arguments]: the options of FRAGMENT and no others, for $tree
 configure()
 {
-	local option
-	in_root make -C "$tree" O="$1" KCONFIG_ALLCONFIG="$2" allnoconfig
+	local o=$1 fragment=$2 option
+	shift 2
+	in_root make -C "$tree" O="$o" KCONFIG_ALLCONFIG="$fragment" "$@" allnoconfig
 	while read -r option; do
-		grep -qx "$option" "$1/.config" || { echo "not in the configuration: $option"; return 1; }
-	done < <(grep ^CONFIG "$2")
+		grep -qx "$option" "$o/.config" || { echo "not in the configuration: $option"; return 1; }
+	done < <(grep ^CONFIG "$fragment")
 }
 
 in_root()
