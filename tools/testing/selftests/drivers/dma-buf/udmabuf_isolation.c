@@ -684,15 +684,17 @@ TEST_F(memcg, too_many_pages)
 /* Of the pages of @fd, or of its mapping @mem, so that no neighbours follow each other. */
 static int create_listed(int dev, bool memfd, int fd, const char *mem)
 {
-	size_t page = page_size(), i;
+	size_t page = page_size(), place = 0, i;
 	void *list = calloc(LISTED, sizeof(struct udmabuf_create_item));
 	struct udmabuf_create_item *items = list;
 	struct udmabuf_iovec *iovs = list;
 	int buf, err;
 
 	for (i = 0; i < LISTED; i++) {
-		size_t off = i * 101 % 256 * page;
+		size_t off = place * page;
 
+		/* All of them, and at no distance that they could lie at by chance */
+		place = (place * 5 + 3) % 256;
 		if (memfd)
 			items[i] = (struct udmabuf_create_item) { fd, 0, off, page };
 		else
