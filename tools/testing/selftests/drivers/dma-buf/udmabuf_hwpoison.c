@@ -112,9 +112,14 @@ TEST_F(hwpoison, before_create)
 {
 	POISON(self->mem + self->bad);
 	EXPECT_ERRNO(EFAULT, try_create(self, variant->file, 0, self->len));
-	EXPECT_ERRNO(EFAULT, try_create(self, variant->file, UDMABUF_FLAGS_RDONLY, self->len));
+	if (!kernel_before(6, 2))
+		EXPECT_ERRNO(EFAULT, try_create(self, variant->file, UDMABUF_FLAGS_RDONLY,
+						self->len));
 	EXPECT_NOTHING_KEPT(&self->session);
-	EXPECT_LE(0, try_create(self, variant->file, 0, self->bad));
+	/* Linux 6.1 has huge pages elsewhere in the page cache: the bad one may look near. */
+	if (variant->file && variant->kind == MEM_HUGETLB && kernel_before(6, 7))
+		return;
+	EXPECT_LE(0, try_create(self, variant->file, 0, self->bad)) TH_LOG("%s", strerror(errno));
 }
 
 /* The kernel itself copies to and from user space through a mapping of the buffer. */
