@@ -714,20 +714,34 @@ static int scattered_folios(int dev, char *mem, size_t folio)
 	return fd;
 }
 
+/* The same so that no two lie side by side, or -1. */
+static int folios_apart(int dev, char *mem, size_t folio)
+{
+	struct udmabuf_iovec iov = { to_u64(mem), NFOLIOS * folio };
+	int attempts, fd = -1;
+	__u64 *frames;
+
+	/* What is held makes the next ones lie elsewhere. */
+	for (attempts = 0; attempts < 8; attempts++) {
+		fd = scattered_folios(dev, mem, folio);
+		frames = entries_frames(&iov, 1);
+		if (frames && count_runs(frames, NFOLIOS * FOLIO_PAGES, UINT_MAX) == NFOLIOS)
+			return fd;
+	}
+	return -1;
+}
+
 TEST_F(tables, folios_of_a_list)
 {
 	size_t folio = FOLIO_PAGES * self->page, len = NFOLIOS * folio;
 	char *mem = anon_aligned(len, folio);
-	struct udmabuf_iovec iov = { to_u64(mem), len };
-	__u64 *frames;
 	int fd, buf;
 
 	if (write_text(SHMEM_FOLIOS, "always"))
 		SKIP(return, "no 16 KiB folios for memfds in this kernel");
-	fd = scattered_folios(self->dev, mem, folio);
+	fd = folios_apart(self->dev, mem, folio);
 	write_text(SHMEM_FOLIOS, "never");
-	frames = entries_frames(&iov, 1);
-	if (!frames || count_runs(frames, NFOLIOS * FOLIO_PAGES, UINT_MAX) != NFOLIOS)
+	if (fd < 0)
 		SKIP(return, "the kernel had no scattered 16 KiB folios to give");
 	buf = test_create_memfd(self->dev, 0, fd, 0, len);
 	EXPECT_EQ(NFOLIOS, segments(buf, 64, 0));
