@@ -8,9 +8,7 @@ help:
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
-	@echo 'make coverage              the lines of the driver that the tests run, at least 95 %'
 	@echo 'make soak                  races and load for SOAK seconds (1200) on two kernels that find mistakes'
-	@echo 'make machines              all tests on arm64, i386 and s390x, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
@@ -32,11 +30,12 @@ clients:
 check:
 	@vm/check $(KERNELS)
 
-coverage:
-	@vm/check coverage
-
 soak:
 	@SOAK=$(or $(SOAK),1200) vm/check soak kcsan
+
+# Not in the help yet: these have not been seen to their end.
+coverage:
+	@vm/check coverage
 
 machines:
 	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
