@@ -145,12 +145,12 @@ static const char *driver_name(int dev)
 	}
 }
 
-static int info(int argc, char **argv __attribute__((unused)))
+static int info(int argc, char **argv)
 {
 	int dev = open(DEVICE, O_RDWR | O_CLOEXEC);
 
 	if (argc > 1)
-		usage_error("info takes no arguments");
+		errx(2, "'%s' is one argument too many", argv[1]);
 	if (dev < 0 && errno == ENOENT)
 		errx(1, "there is no %s: the driver is not loaded", DEVICE);
 	if (dev < 0 && errno == EACCES)
@@ -271,7 +271,7 @@ static int create(const struct request *request)
 	if (buffer < 0 && errno == ENOMEM && !has_cap_ipc_lock())
 		errx(1, "no memory, or over the quota ('udmabufctl info' shows it)");
 	if (buffer < 0)
-		err(1, "create a buffer of %zu bytes", size);
+		err(1, "a buffer of %zu bytes", size);
 	if (request->name && ioctl(buffer, DMA_BUF_SET_NAME, request->name))
 		err(1, "name '%s'", request->name);
 	free(args);
@@ -439,7 +439,7 @@ static int cat(int argc, char **argv)
 	if (argc > 1)
 		buffer = strtol(argv[1], &end, 10);
 	if (argc > 2 || *end)
-		usage_error("cat takes a file descriptor");
+		usage_error("that is no file descriptor");
 	size = lseek(buffer, 0, SEEK_END);
 	if (size < 0)
 		err(1, "descriptor %d", buffer);
@@ -466,6 +466,7 @@ static const struct {
 	{ "send", send_buffer },
 	{ "receive", receive },
 	{ "cat", cat },
+	{}
 };
 
 int main(int argc, char **argv)
@@ -474,7 +475,7 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
 		return fputs(usage_text, stdout) == EOF;
-	for (i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++)
+	for (i = 0; argc > 1 && commands[i].name; i++)
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].run(argc - 1, argv + 1);
 	fputs(usage_text, stderr);
