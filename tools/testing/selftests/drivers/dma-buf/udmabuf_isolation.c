@@ -407,6 +407,17 @@ TEST_F(files, private_mapping_is_a_copy)
 	EXPECT_FILLED(self->file, self->len, 1);
 }
 
+/* Through a buffer of the @copy, which leaves the @original as it was. */
+static void change_copy(int dev, char *copy, const char *original, size_t len)
+{
+	int buf = _create_one(dev, 0, copy, len);
+
+	CHILD_CHECK(buf >= 0);
+	fill(_map_buf(buf, len, PROT_READ | PROT_WRITE, 0), len, 2);
+	CHILD_CHECK(filled_until(copy, len, 2, 0) == -1);
+	CHILD_CHECK(filled_until(original, len, 1, 0) == -1);
+}
+
 /* What a user can do with a program that everybody runs and root alone may change. */
 static void try_to_change(int dev, int program, size_t len, bool in_memory)
 {
@@ -425,11 +436,7 @@ static void try_to_change(int dev, int program, size_t len, bool in_memory)
 	}
 	/* A copy of one's own may be changed. */
 	CHILD_CHECK(!mprotect(copy, len, PROT_READ | PROT_WRITE));
-	buf = _create_one(dev, 0, copy, len);
-	CHILD_CHECK(buf >= 0);
-	fill(_map_buf(buf, len, PROT_READ | PROT_WRITE, 0), len, 2);
-	CHILD_CHECK(filled_until(copy, len, 2, 0) == -1);
-	CHILD_CHECK(filled_until(text, len, 1, 0) == -1);
+	change_copy(dev, copy, text, len);
 	_exit(0);
 }
 
@@ -511,11 +518,7 @@ static void try_to_write(int dev, int sock, size_t len)
 		CHILD_CHECK(_map_buf(buf, len, PROT_READ | PROT_WRITE, 0) == MAP_FAILED);
 		close(buf);
 	}
-	buf = _create_one(dev, 0, copy, len);
-	CHILD_CHECK(buf >= 0);
-	fill(_map_buf(buf, len, PROT_READ | PROT_WRITE, 0), len, 2);
-	CHILD_CHECK(filled_until(copy, len, 2, 0) == -1);
-	CHILD_CHECK(filled_until(shared, len, 1, 0) == -1);
+	change_copy(dev, copy, shared, len);
 	_exit(0);
 }
 
