@@ -23,7 +23,7 @@
 #define STRANGER	77		/* seeds of fill() */
 #define OWNER		1
 #define RACE_TIMEOUT	120
-#define PATIENCE	5		/* races until an attack succeeds at all */
+#define PATIENCE_MS	80000		/* for races until an attack succeeds at all */
 
 /* What the threads of a race share */
 static struct {
@@ -638,11 +638,11 @@ static long count_attacks(const char *evidence)
 TEST_F_TIMEOUT(attacked, create, RACE_TIMEOUT)
 {
 	long before = count_attacks(variant->evidence);
-	int tries = PATIENCE;
+	long long end = now_ms() + PATIENCE_MS;
 
 	do {
 		EXPECT_RACE(make_buffers, make_buffers, variant->attack);
-	} while (count_attacks(variant->evidence) == before && --tries);
+	} while (count_attacks(variant->evidence) == before && now_ms() < end);
 	EXPECT_LT(0, race.made);
 	EXPECT_LT(before, count_attacks(variant->evidence));
 }
@@ -840,13 +840,16 @@ static const char *vmap_slot(void)
 
 TEST_F_TIMEOUT(races, close_against_fault_map_vmap_and_sync, RACE_TIMEOUT)
 {
+	long long end = now_ms() + PATIENCE_MS;
 	char *mem = anon_small(race.len);
 
 	SKIP_WITHOUT_IMPORTER();
 	fill(mem, race.len, OWNER);
 	race.slot = test_create_one(race.dev, 0, mem, race.len);
 	munmap(mem, race.len);
-	EXPECT_RACE(replace_buffers, fault_slot, sync_slot, map_slot, vmap_slot);
+	do {
+		EXPECT_RACE(replace_buffers, fault_slot, sync_slot, map_slot, vmap_slot);
+	} while (race.made < 2 && now_ms() < end);
 	EXPECT_LT(1, race.made);
 }
 
@@ -1070,12 +1073,12 @@ static const char *reload_driver(void)
 
 TEST_F_TIMEOUT(unload, right_after_the_last_close, RACE_TIMEOUT)
 {
-	int tries = PATIENCE;
+	long long end = now_ms() + PATIENCE_MS;
 
 	close(self->session.dev);
 	do {
 		EXPECT_RACE(use_driver, reload_driver);
-	} while ((!race.attacks || !race.made) && --tries);
+	} while ((!race.attacks || !race.made) && now_ms() < end);
 	EXPECT_LT(0, race.made);
 	EXPECT_LT(0, race.attacks);
 }
