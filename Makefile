@@ -33,10 +33,6 @@ check:
 soak:
 	@SOAK=$(or $(SOAK),1200) vm/check soak kcsan
 
-# Not in the help yet: these have not been seen to their end.
-coverage:
-	@vm/check coverage
-
 machines:
 	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
 
@@ -55,4 +51,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check coverage soak machines bench module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module apply vm clean
