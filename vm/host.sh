@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2154
+#
+# What vm/check tries without a VM: that "make apply" does what it says, that the
+# programs in the tree that use mainline's header build with ours, and that what is
+# written here agrees with itself.
+
+apply_checks()
+{
+	local t=$work/apply
+	mkdir "$t"
+	tar -xf "$tree.pristine.tar" -C "$t"
+	expect 'apply: on a pristine tree' "$top/vm/apply" "$t"
+	cp -a "$t" "$t.1"
+	expect 'apply: the driver is there' cmp "$top/drivers/dma-buf/udmabuf.c" "$t/drivers/dma-buf/udmabuf.c"
+	expect 'apply: again' "$top/vm/apply" "$t"
+	expect 'apply: the second time changed nothing' diff -r "$t.1" "$t"
+	expect 'apply: and wrote nothing' test -z "$(find "$t" -newer "$work/out" -type f)"
+	mkdir "$t.2"
+	tar -xf "$tree.pristine.tar" -C "$t.2"
+	sed -i 's/^config UDMABUF$/config UDMABUF2/' "$t.2/drivers/dma-buf/Kconfig"
+	cp -a "$t.2" "$t.3"
+	expect 'apply: refuses a tree it does not understand' sh -c "! '$top/vm/apply' '$t.2' 2>'$work/why'"
+	expect 'apply: says why, in one line' test "$(wc -l <"$work/why")" = 1
+	expect 'apply: leaves that tree alone' diff -r "$t.3" "$t.2"
+}
+
+# The two selftests that were written for mainline's driver, each built by its
+# own rules with the headers that the tree installs. The tree cannot be written
+# to meanwhile; ynl, which is built where it is, has a copy in its place there.
+# BPF programs are compiled by gcc, as the rules allow: clang would be 60 MB more.
+users=
+ncdevmem=tools/testing/selftests/drivers/net/hw/ncdevmem.c
+dmabuf_iter=tools/testing/selftests/bpf/prog_tests/dmabuf_iter.c
+instead=()	# bwrap options that put another file in the place of one of these
+
+# tree_make DIR [make arguments]
+tree_make()
+{
+	local dir=$1
+	shift
+	in_root --ro-bind "$tree" "$tree" --bind "$users/ynl" "$tree/tools/net/ynl" "${instead[@]}" \
+		make -C "$tree/$dir" -j"$(nproc)" "$@"
+}
+
+build_ncdevmem()
+{
+	rm -f "$users/hw/ncdevmem"
+	tree_make "${ncdevmem%/*}" OUTPUT="$users/hw" KHDR_INCLUDES="-isystem $users/usr/include" \
+		"$users/hw/ncdevmem"
+}
+
+build_dmabuf_iter()
+{
+	local o=$users/bpf/bpf_gcc/dmabuf_iter types=/usr/include/x86_64-linux-gnu/linux/bpf/vmlinux.h
+	# The rule for an object wants the BPF programs of all tests first, which
+	# would take long; -o leaves them out.
+	local bpf=(tree_make tools/testing/selftests/bpf -o "$o.test.d" OUTPUT="$users/bpf"
+		USERCFLAGS="-isystem $users/usr/include" BPFTOOL=/usr/sbin/bpftool
+		VMLINUX_H="$types" VMLINUX_BTF="$types")
+	rm -f "$o.test".[do]	# .d as well: it names the skeleton without its directory
+	"${bpf[@]}" "$o.skel.h" && "${bpf[@]}" "$o.test.o"
+}
+
+# refused CMD FILE: CMD fails with FILE as it is in mainline, and for one reason:
+# so it is our header that it is compiled with
+refused()
+{
+	local instead=(--ro-bind "$work/$2" "$tree/$2") rc=0
+	tar -xf "$tree.pristine.tar" -C "$work" "$2" || return
+	"$1" >"$work/refused" 2>&1 || rc=$?
+	cat "$work/refused"
+	[ $rc != 0 ] && grep -q "'struct udmabuf_create' has no member named 'memfd'" "$work/refused"
+}
+
+mainline_users()
+{
+	users=$tree.users
+	exec 9>"$cache/lock.users"
+	flock 9
+	mkdir -p "$users/hw" "$users/bpf"
+	expect 'apply: ynl can be copied' in_root rsync -a "$tree/tools/net/ynl" "$users"
+	expect 'apply: the tree installs its headers' tree_make . O="$users" headers
+	expect 'apply: ncdevmem builds' build_ncdevmem
+	expect 'apply: ncdevmem would not as it is in mainline' refused build_ncdevmem "$ncdevmem"
+	expect 'apply: dmabuf_iter builds' build_dmabuf_iter
+	expect 'apply: dmabuf_iter would not as it is in mainline' refused build_dmabuf_iter "$dmabuf_iter"
+	exec 9>&-
+}
+
+# what it finds is what it prints
+lint()
+{
+	in_root "$top/vm/lint" "$tree" "$cache/lint" | tee "$work/lint"
+	[ ! -s "$work/lint" ]
+}
+
+readme_example()
+{
+	awk '/^```/ { on = $0 == "```c"; next } on' "$top/README.md" |
+		cmp - "$top/samples/udmabuf/udmabuf-example.c"
+}
+
+# What of syzkaller's compiler matters here: that the header has every constant, and
+# that the structs, and the arguments of the ioctls, are those of the header.
+syzkaller_descriptions()
+{
+	in_root gawk '
+	function assert(what) { print "_Static_assert(" what ", \"line " NR "\");" }
+	function size(type) { return type ~ /^array/ ? 0 : type ~ /64/ ? 8 : type ~ /int32|^fd/ ? 4 : -1 }
+	/^include/ { gsub(/uapi\//, "", $2); print "#include " $2; next }
+	/^define/ { sub(/^define/, "#define"); print; next }
+	/^#|^$/ { next }
+	match($0, /^([a-z_]+)(\$[a-z]+)? \{$/, m) { struct = "struct " m[1]; end = 0; next }
+	/^\}/ { assert("sizeof(" struct ") == " end); structs++; next }
+	/^\t/ {
+		sub(/^\t/, "")
+		assert("__builtin_offsetof(" struct ", " $1 ") == " end)
+		if (n = size($2 $3))
+			assert("sizeof(((" struct " *)0)->" $1 ") == " n)
+		end += n
+		next
+	}
+	match($0, /cmd const\[(\w+)\], arg ptr\[\w+, ([a-z_]+)/, m) && m[2] != "string" {
+		assert("_IOC_SIZE(" m[1] ") == sizeof(struct " m[2] ")")
+	}
+	{
+		for (; match($0, /\y[A-Z][A-Z_]+_[A-Z_]+\y/); $0 = substr($0, RSTART + RLENGTH))
+			assert("(" substr($0, RSTART, RLENGTH) ") | 1")
+	}
+	END { exit structs < 10 }' "$top/$selftests/syzkaller/dev_udmabuf.txt" >"$work/syzkaller.c" &&
+		in_root gcc -fsyntax-only -I "$top/include/uapi" "$work/syzkaller.c"
+}
+
+# Each program:test that the documentation names is there, and what it says of
+# mainline's driver is about each test for that, and no other.
+documented_tests()
+{
+	local doc=$top/Documentation/userspace-api/udmabuf.rst name rc=0
+	while IFS=: read -r name test; do
+		tests_of "$name" | grep -qx "$test" || { echo "no test $name:$test"; rc=1; }
+	done < <(grep -oE '``[a-z0-9_]+:[a-z0-9_]+``' "$doc" | tr -d '`' | sort -u)
+	sed '1,/^test  *mainline/d; /^\.\. \[1\]/,$d' "$doc" | grep -oE '^[a-z_]{9,}' | sort |
+		diff - <(tests_of defects | sort) || rc=1
+	return $rc
+}
+
+host_checks()
+{
+	say 'checks on the host'
+	apply_checks
+	mainline_users
+	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions
+	expect 'the documentation names tests that there are' documented_tests
+	expect 'README.md shows samples/udmabuf/udmabuf-example.c' readme_example
+	expect 'checkpatch, sparse, W=1 and shellcheck are silent' lint
+}
