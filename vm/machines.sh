@@ -51,8 +51,8 @@ machine()
 	busybox=$cache/machines/busybox-$debian/usr/bin/busybox
 	kernel_image=$objects/${image:-}
 	[ -n "$flavour" ] || return 0
-	release=$(find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -name "*[0-9]-$flavour" \
-		-printf '%f\n' | sort -V | tail -n 1)
+	release=$(cd "$root/usr/lib/modules" && find . -path "*[0-9]-$flavour/modules.dep" |
+		cut -d/ -f2 | sort -V | tail -n 1)
 	kernel_image=$root/usr/lib/modules/$release/vmlinuz
 	[ -e "$kernel_image" ] || kernel_image=$root/boot/vmlinuz-$release
 }
@@ -95,7 +95,7 @@ machine_fetch()
 	[ ! -e "$busybox" ] || [ -z "$release" ] || return 0
 	machine_apt get update || return
 	rm -rf "$debs"
-	mkdir "$debs"
+	mkdir -p "$debs" "$cache/machines/busybox-$debian"
 	( cd "$debs" &&
 		machine_apt get download busybox-static &&
 		dpkg-deb -x busybox-static_*.deb "$cache/machines/busybox-$debian" &&
@@ -106,8 +106,8 @@ machine_fetch()
 # programs of ours.
 machine_stock()
 {
-	local rel packages kbuild deb
-	for rel in $(machine_apt cache search --names-only "^linux-image-[0-9.]+[^-]*(-[0-9]+)?-$flavour\$" |
+	local image="^linux-image-[0-9.]+[^-]*(-[0-9]+)?-$flavour\$" rel packages kbuild deb
+	for rel in $(machine_apt cache search --names-only "$image" |
 		sed -n 's/^linux-image-\([^ ]*\) .*/\1/p' | sort -rV); do
 		packages=$(machine_apt cache search --names-only \
 			"^linux-(base|binary|headers|image|modules)-${rel/+/\\+}\$" | cut -d' ' -f1)
@@ -156,21 +156,25 @@ machine_kernel()
 	machine_make "${image##*/}" modules
 }
 
-# machine_tests NAME DIR: its test programs, and the example of README.md
+# machine_tests DIR: its test programs, udmabufctl and the example of README.md
 machine_tests()
 {
-	local out=$cache/machines/tests-$arch program
+	local out=$cache/machines/tests-$arch cc=${cross}gcc name
 	if [ "$arch" = i386 ]; then
-		for program in "$work"/tests/*_32; do
-			cp "$program" "$2/$(basename "$program" _32)"
+		cc='gcc -m32'
+		for name in "$work"/tests/*_32; do
+			cp "$name" "$1/$(basename "$name" _32)" || return
 		done
-		in_root make -C "$top/samples/udmabuf" CC='gcc -m32' LDFLAGS=-static OUT="$2"
-		return
+	else
+		in_root make -j"$(nproc)" -C "$tree/tools/testing/selftests" \
+			TARGETS=drivers/dma-buf O="$out" ARCH="$arch" CROSS_COMPILE="$cross" \
+			USERLDFLAGS=-static KDIR=/none all &&
+		find "$out/kselftest/drivers/dma-buf" -maxdepth 1 -type f -perm -1 \
+			-exec cp -t "$1" {} + || return
 	fi
-	in_root make -j"$(nproc)" -C "$tree/tools/testing/selftests" TARGETS=drivers/dma-buf \
-		O="$out" ARCH="$arch" CROSS_COMPILE="$cross" USERLDFLAGS=-static KDIR=/none all &&
-	find "$out/kselftest/drivers/dma-buf" -maxdepth 1 -type f -perm -1 -exec cp -t "$2" {} + &&
-	in_root make -C "$top/samples/udmabuf" CC="${cross}gcc" LDFLAGS=-static OUT="$2"
+	for name in samples tools; do
+		in_root make -C "$top/$name/udmabuf" CC="$cc" LDFLAGS=-static OUT="$1" || return
+	done
 }
 
 # The driver as others may build it: by the other compiler, for other machines, and
