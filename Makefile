@@ -9,6 +9,7 @@ help:
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
 	@echo 'make soak                  races and load for SOAK seconds (1200) on two kernels that find mistakes'
+	@echo 'make machines              all tests on arm64, s390x and 32-bit x86, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
@@ -35,6 +36,10 @@ soak:
 
 machines:
 	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
+
+# Not in the help yet: this has not been seen to its end.
+coverage:
+	@vm/check coverage
 
 bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)

@@ -12,7 +12,7 @@
 #   $cache/machines/<machine>/  a kernel that is built
 #   $cache/machines/tests-<machine>/  its test programs
 #   $cache/machines/busybox-<architecture>/  its busybox
-#   $cache/machines/build-<name>/  one of the other builds
+#   $cache/machines/build-<architecture>-<compiler>/  of the other builds
 
 machines='arm64 arm64-16k arm64-64k i386 i386-6.1 s390x'
 
@@ -93,7 +93,7 @@ machine_fetch()
 	local debs=$cache/apt/$debian/debs
 	[ ! -e "$busybox" ] || [ -n "$flavour" ] || return 0
 	[ ! -e "$busybox" ] || [ -z "$release" ] || return 0
-	machine_apt get update || return
+	machine_apt get update || :	# of a mirror that is just being updated a part may do
 	rm -rf "$debs"
 	mkdir -p "$debs" "$cache/machines/busybox-$debian"
 	( cd "$debs" &&
@@ -179,41 +179,41 @@ machine_tests()
 
 # The driver as others may build it: by the other compiler, for other machines, and
 # without each thing that it can do without, which then must not be missed in linking
-# either; or Kconfig refuses. Columns: a name, the machine, the compiler, what to make,
-# and what differs from these options.
+# either; or Kconfig refuses. Columns: a name, the machine, the compiler, whether to
+# link a kernel or only compile the driver, and what differs from these options.
 build_options='64BIT=y EXPERT=y HUGETLBFS=y IA32_EMULATION=y MEMFD_CREATE=y MODULES=y
 	MULTIUSER=y NET=y SHMEM=y TMPFS=y TRANSPARENT_HUGEPAGE=y UDMABUF=m'
 builds()
 {
-	local object=drivers/dma-buf/udmabuf.o all='vmlinux modules'
 	local none='TRANSPARENT_HUGEPAGE=n HUGETLBFS=n SHMEM=n TMPFS=n MEMFD_CREATE=n'
 	local arm='64BIT= IA32_EMULATION=' i386='64BIT=n IA32_EMULATION='
 	cat <<-END
-	clang-y|x86_64|clang|$object|UDMABUF=y X86_MCE=y MEMORY_FAILURE=y
-	clang-m|x86_64|clang|$object|
-	arm64|arm64|aarch64-linux-gnu-gcc|$object|$arm MEMORY_FAILURE=y
-	arm64-64k|arm64|aarch64-linux-gnu-gcc|$object|$arm ARM64_64K_PAGES=y
-	arm64-clang|arm64|clang|$object|$arm
-	s390x|s390|s390x-linux-gnu-gcc|$object|$arm
-	i386-highmem|i386|gcc|$object|$i386 HIGHMEM4G=y
-	no-TRANSPARENT_HUGEPAGE|x86_64|gcc|$all|TRANSPARENT_HUGEPAGE=n
-	no-HUGETLBFS|x86_64|gcc|$all|HUGETLBFS=n
-	no-SHMEM|x86_64|gcc|$all|SHMEM=n TMPFS=n
-	no-MEMFD_CREATE|x86_64|gcc|$all|MEMFD_CREATE=n
-	no-COMPAT|x86_64|gcc|$all|IA32_EMULATION=n COMPAT=n
-	no-SWIOTLB|i386|gcc|$all|$i386 SWIOTLB=n
-	no-HAS_DMA|um|gcc|$all|$arm TRANSPARENT_HUGEPAGE= HUGETLBFS= HAS_DMA=n
-	none-of-them|i386|gcc|$all|$i386 $none SWIOTLB=n UDMABUF=y
+	clang-y|x86_64|clang|compile|UDMABUF=y X86_MCE=y MEMORY_FAILURE=y
+	clang-m|x86_64|clang|compile|
+	arm64|arm64|aarch64-linux-gnu-gcc|compile|$arm MEMORY_FAILURE=y
+	arm64-64k|arm64|aarch64-linux-gnu-gcc|compile|$arm ARM64_64K_PAGES=y
+	arm64-clang|arm64|clang|compile|$arm
+	s390x|s390|s390x-linux-gnu-gcc|compile|$arm
+	i386-highmem|i386|gcc|compile|$i386 HIGHMEM4G=y
+	no-SWIOTLB|i386|gcc|link|$i386 SWIOTLB=n
+	none-of-them|i386|gcc|link|$i386 $none SWIOTLB=n UDMABUF=y
+	no-TRANSPARENT_HUGEPAGE|x86_64|gcc|link|TRANSPARENT_HUGEPAGE=n
+	no-HUGETLBFS|x86_64|gcc|link|HUGETLBFS=n
+	no-SHMEM|x86_64|gcc|link|SHMEM=n TMPFS=n
+	no-MEMFD_CREATE|x86_64|gcc|link|MEMFD_CREATE=n
+	no-COMPAT|x86_64|gcc|link|IA32_EMULATION=n COMPAT=n
+	no-HAS_DMA|um|gcc|link|$arm TRANSPARENT_HUGEPAGE= HUGETLBFS= HAS_DMA=n
 	no-locked_vm|x86_64|gcc|refuse|NET=n IO_URING=n SECRETMEM=n
 	PAGE_TABLE_CHECK|x86_64|gcc|refuse|PAGE_TABLE_CHECK=y
 	END
 }
 
-# build NAME ARCHITECTURE COMPILER WHAT OPTIONS: a row of the above
+# build NAME ARCHITECTURE COMPILER WHAT OPTIONS: a row of the above, built on what the
+# last one left. W=1 would have all of a kernel's comments checked.
 build()
 {
-	local o=$cache/machines/build-$1 make option fragment
-	make=(make -C "$tree" O="$o" ARCH="$2" CC="ccache $3" W=1 -j"$(nproc)")
+	local o=$cache/machines/build-$2-$3 make option fragment
+	make=(env CCACHE_DEPEND=1 make -C "$tree" O="$o" ARCH="$2" CC="ccache $3" -j"$(nproc)")
 	case $3 in
 	clang)	make+=(LLVM=1) ;;
 	*-gcc)	make+=(CROSS_COMPILE="${3%gcc}") ;;
@@ -221,11 +221,8 @@ build()
 	# shellcheck disable=SC2086 # two lists
 	fragment=$(printf '%s\n' $5 $build_options | awk -F= '!seen[$1]++ && $2 { print "CONFIG_" $0 }')
 	mkdir -p "$o"
-	if [ "$fragment" != "$(cat "$o/fragment" 2>/dev/null)" ]; then
-		echo "$fragment" >"$o/fragment.new"
-		in_root "${make[@]}" KCONFIG_ALLCONFIG="$o/fragment.new" allnoconfig &&
-		mv "$o/fragment.new" "$o/fragment" || return
-	fi
+	echo "$fragment" >"$o/fragment"
+	in_root "${make[@]}" KCONFIG_ALLCONFIG="$o/fragment" allnoconfig || return
 	for option in $fragment; do
 		case $4$option in
 		refuseCONFIG_UDMABUF=*)	! grep -q '^CONFIG_UDMABUF=' "$o/.config" ;;
@@ -233,6 +230,6 @@ build()
 		*)			grep -qx "$option" "$o/.config" ;;
 		esac || { echo "not as it should be in the configuration: $option"; return 1; }
 	done
-	# shellcheck disable=SC2086 # several targets
-	[ "$4" = refuse ] || in_root "${make[@]}" $4
+	[ "$4" = refuse ] || in_root "${make[@]}" W=1 drivers/dma-buf/udmabuf.o || return
+	[ "$4" != link ] || in_root "${make[@]}" vmlinux modules
 }
