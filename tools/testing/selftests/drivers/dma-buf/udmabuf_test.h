@@ -40,6 +40,9 @@
 #include <time.h>
 
 #include "kselftest_harness.h"
+/* for emulated machines, which are slow */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT 120
 #include "linux/udmabuf.h"
 #include "test_modules/udmabuf_importer.h"
 
