@@ -11,7 +11,7 @@
 #   $cache/apt/<architecture>/  its package lists
 #   $cache/machines/<machine>/  a kernel that is built
 #   $cache/machines/tests-<machine>/  its test programs
-#   $cache/machines/busybox-<architecture>/  its busybox
+#   $cache/machines/busybox.<architecture>  its busybox
 #   $cache/machines/build-<architecture>-<compiler>/  of the other builds
 
 machines='arm64 arm64-16k arm64-64k i386 i386-6.1 s390x'
@@ -35,21 +35,23 @@ machine()
 		memory=3000M	# it begins at 1 GiB
 		port=virtio-serial-pci console=ttyAMA0 ;;
 	i386*)	arch=i386 debian=i386 cross='' flavour=686-pae suites='bookworm(-security)?'
-		emulator='qemu-system-x86_64 -cpu max,la57=off'
+		# of family 6 it would be an Athlon, of which there cannot be two
+		emulator='qemu-system-x86_64 -cpu max,la57=off,family=15'
 		port=virtio-serial-pci console=ttyS0 ;;
 	s390x)	arch=s390 debian=s390x cross=s390x-linux-gnu-
 		emulator='qemu-system-s390x -machine s390-ccw-virtio -cpu max'
+		memory=3584M	# whole blocks, which can be put offline
 		port=virtio-serial-ccw console=ttysclp0 ;;
 	esac
 	case $1 in
 	arm64-64k)
-		flavour='' image=arch/arm64/boot/Image port=virtio-serial-device
+		flavour='' target=arch/arm64/boot/Image port=virtio-serial-device
 		args=default_hugepagesz=2M ;;	# rather than 512 MiB
-	i386)	flavour='' image=arch/x86/boot/bzImage ;;
+	i386)	flavour='' target=arch/x86/boot/bzImage ;;
 	esac
 	objects=$cache/machines/$1
-	busybox=$cache/machines/busybox-$debian/usr/bin/busybox
-	kernel_image=$objects/${image:-}
+	busybox=$cache/machines/busybox.$debian
+	kernel_image=$objects/${target:-}
 	[ -n "$flavour" ] || return 0
 	release=$(cd "$root/usr/lib/modules" && find . -path "*[0-9]-$flavour/modules.dep" |
 		cut -d/ -f2 | sort -V | tail -n 1)
@@ -91,14 +93,17 @@ machine_apt()
 machine_fetch()
 {
 	local debs=$cache/apt/$debian/debs
-	[ ! -e "$busybox" ] || [ -n "$flavour" ] || return 0
-	[ ! -e "$busybox" ] || [ -z "$release" ] || return 0
+	if [ -x "$busybox" ] && { [ -z "$flavour" ] || [ -n "$release" ]; }; then
+		return
+	fi
 	machine_apt get update || :	# of a mirror that is just being updated a part may do
 	rm -rf "$debs"
-	mkdir -p "$debs" "$cache/machines/busybox-$debian"
+	mkdir -p "$debs" "$cache/machines"
 	( cd "$debs" &&
 		machine_apt get download busybox-static &&
-		dpkg-deb -x busybox-static_*.deb "$cache/machines/busybox-$debian" &&
+		dpkg-deb --fsys-tarfile busybox-static_*.deb |
+			tar -xO --wildcards '*/bin/busybox' >"$busybox" &&
+		chmod +x "$busybox" &&
 		{ [ -z "$flavour" ] || machine_stock; } )
 }
 
@@ -153,7 +158,7 @@ machine_kernel()
 		configure "$objects" "$objects/fragment.new" ARCH="$arch" CROSS_COMPILE="$cross" || return
 		mv "$objects/fragment.new" "$objects/fragment"
 	fi
-	machine_make "${image##*/}" modules
+	machine_make "${target##*/}" modules
 }
 
 # machine_tests DIR: its test programs, udmabufctl and the example of README.md
