@@ -1296,7 +1296,7 @@ static struct udmabuf_seg_limits udmabuf_seg_limits(struct device *dev)
 	/* A segment's length is an unsigned int. */
 	max = min_t(size_t, max, UINT_MAX) >> PAGE_SHIFT;
 	return (struct udmabuf_seg_limits) {
-		.max = max ?: 1,
+		.max = max,
 		.boundary = dma_get_seg_boundary(dev) == ULONG_MAX ? 0 :
 			    dma_get_seg_boundary_nr_pages(dev, PAGE_SHIFT),
 	};
@@ -1399,6 +1399,9 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
 	struct scatterlist *end;
 
+	/* No page is cut. With pages of 64 KiB some devices may want that. */
+	if (!limits.max || dma_get_seg_boundary(dev) < PAGE_SIZE - 1)
+		return -EINVAL;
 	sgt->sgl = kvmalloc_array(udmabuf_max_segs(ubuf, limits),
 				  sizeof(*sgt->sgl), UDMABUF_GFP);
 	if (!sgt->sgl)
