@@ -143,8 +143,7 @@ TEST_F(defects, cpu_access_needs_no_bounce_buffer)
 TEST_F(defects, two_tib_are_refused_without_a_warning)
 {
 	int fd = sealed_memfd(0, 0, F_SEAL_SHRINK);
-	/* With 32 bits there are no more than 4 GiB. */
-	__u64 size = sizeof(long) == 8 ? 1ULL << 41 : UINT_MAX / page_size() * page_size();
+	__u64 size = largest_size() < 1ULL << 41 ? largest_size() : 1ULL << 41;
 
 	test_err_create_memfd(EBADFD, self->dev, 0, -1, 0, size);
 	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, size);

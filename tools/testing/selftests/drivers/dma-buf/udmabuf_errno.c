@@ -194,7 +194,7 @@ TEST_F(errnos, too_many_pages_are_e2big)
  */
 TEST_F(errnos, largest_size_is_refused_without_a_warning)
 {
-	struct udmabuf_iovec iov = { page_size(), (__u64)INT_MAX * page_size() };
+	struct udmabuf_iovec iov = { page_size(), largest_size() };
 
 	test_err_create(ENOMEM, self->dev, 0, &iov, 1);
 	set_capability(CAP_IPC_LOCK, true);

@@ -402,7 +402,7 @@ static void created(int fd, __u32 flags, struct buffer *buffer, __u64 bytes)
 /* The negative errno that the entries alone, whatever they name, must lead to; or 0 */
 static int list_error(__u32 flags, const struct udmabuf_iovec *iovs, __u32 niov)
 {
-	__u64 sum = 0, mask = page_size() - 1, most = (__u64)INT_MAX * page_size();
+	__u64 sum = 0, mask = page_size() - 1, most = largest_size();
 	bool too_much = false;
 	__u32 i;
 
@@ -502,7 +502,7 @@ static enum verdict judge_item(const struct udmabuf_create_item *item, enum memf
 /* Must the items fail whatever they name? */
 static bool items_wrong(const struct udmabuf_create_item *items, __u32 count)
 {
-	__u64 sum = 0, most = (__u64)INT_MAX * page_size();
+	__u64 sum = 0, most = largest_size();
 	__u32 i;
 
 	for (i = 0; i < count; i++) {
@@ -760,10 +760,12 @@ static void call_attach(const unsigned char *arg)
 	static const __u32 segs[] = { 0, 4096, 8192, 3 * 4096, 10000, 1 << 20, 1U << 31 };
 	static const __u64 boundaries[] = { 0, 0, 0, 0xfff, 0xffff, 0x1fffff, 0xffffffff };
 	struct buffer *buffer = pick_buffer(arg[0]);
+	__u64 boundary = PICK(boundaries, arg[3]), scale = page_size() / 4096;
 
+	if (boundary)
+		boundary = (boundary + 1) * scale - 1;
 	if (buffer)
-		add_importer(buffer, PICK(masks, arg[1]), PICK(segs, arg[2]),
-			     PICK(boundaries, arg[3]));
+		add_importer(buffer, PICK(masks, arg[1]), PICK(segs, arg[2]) * scale, boundary);
 }
 
 /* What a device, or the kernel, sees must be what is in memory. */

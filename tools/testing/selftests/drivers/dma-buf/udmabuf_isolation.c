@@ -571,9 +571,9 @@ TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 
 /* A container in a container, whose memory is limited */
 
-#define GROUP_LIMIT	(10UL << 20)
-#define GROUP_SLACK	(GROUP_LIMIT / 10)
-#define TOO_MUCH	(4 * GROUP_LIMIT)
+#define GROUP_LIMIT	(2560 * page_size())
+#define GROUP_SLACK	(GROUP_LIMIT / 10)	/* each CPU keeps some pages charged */
+#define TOO_MUCH	(2 * GROUP_LIMIT)
 #define LISTS_LIMIT	(4UL << 20)
 #define LISTED		16384	/* pages, in as many pieces, of 256 different ones */
 #define MOST_BUFFERS	64
@@ -640,7 +640,7 @@ static bool group_gets_empty(const struct cgroups *groups)
  */
 TEST_F(memcg, pages_stay_charged)
 {
-	long len = 8 << 20;
+	long len = 2048 * page_size();
 	pid_t pid = fork();
 	int buf;
 

@@ -159,6 +159,17 @@ static inline bool kernel_before(int major, int minor)
 	return have_major < major || (have_major == major && have_minor < minor);
 }
 
+/* Of a buffer: INT_MAX pages, or what 32 bits address if the kernel has no more. */
+static inline __u64 largest_size(void)
+{
+	struct utsname name;
+
+	uname(&name);
+	if (sizeof(long) == 4 && !strstr(name.machine, "64"))
+		return UINT_MAX / page_size() * page_size();
+	return (__u64)INT_MAX * page_size();
+}
+
 static inline bool swiotlb_forced(void)
 {
 	char cmdline[4096];
