@@ -64,6 +64,8 @@ FIXTURE_SETUP(memfd)
 		SKIP(return, "no hugetlb memfds here");
 	ASSERT_LE(0, self->fd);
 
+	if (variant->kind == MEMFD_THP && !self->len)
+		SKIP(return, "no transparent huge pages of a usable size");
 	if (variant->kind == MEMFD_THP && write_text(SHMEM_THP, "always"))
 		SKIP(return, "cannot set " SHMEM_THP);
 	self->mem = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
