@@ -28,7 +28,8 @@ is_machine()
 # $release if it is a stock one, which machine_stock may have to fetch, else $objects
 machine()
 {
-	args='' memory=3500M flavour=$1 suites='trixie(-backports|-security)?' release=''
+	args='' memory=3500M flavour=$1 target='' suites='trixie(-backports|-security)?'
+	release=''
 	case $1 in
 	arm64*)	arch=arm64 debian=arm64 cross=aarch64-linux-gnu-
 		emulator='qemu-system-aarch64 -machine virt -cpu neoverse-n1'
@@ -51,7 +52,7 @@ machine()
 	esac
 	objects=$cache/machines/$1
 	busybox=$cache/machines/busybox.$debian
-	kernel_image=$objects/${target:-}
+	kernel_image=$objects/$target
 	[ -n "$flavour" ] || return 0
 	release=$(cd "$root/usr/lib/modules" && find . -path "*[0-9]-$flavour/modules.dep" |
 		cut -d/ -f2 | sort -V | tail -n 1)
