@@ -153,7 +153,7 @@ TEST_F(rdonly, importers_mapping_cannot_be_made_writable)
 TEST_F(rdonly, importers_map_only_to_the_device)
 {
 	struct udmabuf_importer_map map;
-	static char seen[1 << 16];
+	static char seen[1 << 20];
 	int imp;
 
 	SKIP_WITHOUT_IMPORTER();
