@@ -41,7 +41,6 @@ machine()
 		port=virtio-serial-pci console=ttyS0 ;;
 	s390x)	arch=s390 debian=s390x cross=s390x-linux-gnu-
 		emulator='qemu-system-s390x -machine s390-ccw-virtio -cpu max'
-		memory=3584M	# whole blocks, which can be put offline
 		port=virtio-serial-ccw console=ttysclp0 ;;
 	esac
 	case $1 in

@@ -247,6 +247,8 @@ TEST_F(defects, create_can_be_killed)
 	long long start, part_ms;
 	pid_t pid;
 
+	if (largest_size() / KILLED_LEN < KILLED_TIMES)
+		SKIP(return, "a 32-bit kernel makes no buffer that takes long");
 	close(test_create_memfd(self->dev, 0, fd, 0, KILLED_LEN));
 	start = now_ms();
 	close(create_repeated(self->dev, fd, KILLED_LEN, KILLED_PART));

@@ -280,12 +280,6 @@ FIXTURE_SETUP(vivid)
 		SKIP(return, "%s", mem.why_not);
 	self->mem = mem.addr;
 	self->len = mem.len;
-	/* From a movable zone they go now. Not every kernel moves a huge page as a whole. */
-	close(test_create_one(self->dev, 0, self->mem, self->len));
-	if (variant->kind == MEM_THP &&
-	    (!physically_contiguous(self->mem, self->len / 2) ||
-	     !physically_contiguous(self->mem + self->len / 2, self->len / 2)))
-		SKIP(return, "the kernel took the huge pages apart");
 }
 
 FIXTURE_TEARDOWN(vivid)
