@@ -276,7 +276,8 @@ TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
 	long before = text_number("/proc/self/status", "VmPTE:");
 
 	EXPECT_EQ(0, fault_signal(map, false));
-	EXPECT_GE(3 * (long)self->page / 1024,
+	/* A few tables, of which those of s390x take four pages each, not 256 KiB. */
+	EXPECT_GE(10 * (long)self->page / 1024,
 		  text_number("/proc/self/status", "VmPTE:") - before);
 }
 
