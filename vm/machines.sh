@@ -3,10 +3,10 @@
 #
 # Machines other than x86-64, for vm/check and vm/boot, each with test programs
 # linked statically and Debian's busybox: arm64 and arm64-16k (with pages of 16 KiB)
-# with the newest stock kernels; i386-6.1 and s390x (big-endian) with the newest that
-# Debian has, which are older; arm64-64k (with pages of 64 KiB) and i386 (both have
-# highmem) with kernels built from the newest source. What all this needs is in a tool
-# root of its own, as are these stock kernels.
+# with the newest stock kernels; i386-6.1 (with highmem) and s390x (big-endian; without
+# huge pages in QEMU) with the newest that Debian has, which are older; arm64-64k (with
+# pages of 64 KiB) and i386 with kernels built from the newest source. What all this
+# needs is in a tool root of its own, as are these stock kernels.
 #
 #   $cache/apt/<architecture>/  its package lists
 #   $cache/machines/<machine>/  a kernel that is built
