@@ -37,10 +37,6 @@ soak:
 machines:
 	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
 
-# Not in the help yet: this has not been seen to its end.
-coverage:
-	@vm/check coverage
-
 bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)
 
