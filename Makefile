@@ -13,6 +13,8 @@ help:
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
+	@echo 'make patches TREE=<dir>    the same as a series of patches, in build/patches (OUT=<dir>)'
+	@echo 'make lint                  what a maintainer runs before reading, on the series and each of its patches'
 	@echo 'make vm [KERNEL=6.12]      a shell in a VM with the driver loaded, the tests in /tests'
 	@echo 'make clean                 remove build/; the cache is in ~/.cache/udmabuf (UDMABUF_CACHE)'
 
@@ -46,10 +48,16 @@ module:
 apply:
 	@vm/apply '$(TREE)'
 
+patches:
+	@series/make '$(TREE)' '$(OUT)'
+
+lint:
+	@vm/lint
+
 vm:
 	@vm/check -i $(KERNEL)
 
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module apply vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module apply patches lint vm clean
