@@ -955,12 +955,12 @@ static void call_store(const unsigned char *arg)
 
 static void call_advise(const unsigned char *arg)
 {
-	static const int advices[] = { MADV_DONTNEED, MADV_PAGEOUT, MADV_COLLAPSE, MADV_REMOVE,
+	static const int kinds[] = { MADV_DONTNEED, MADV_PAGEOUT, MADV_COLLAPSE, MADV_REMOVE,
 		MADV_HUGEPAGE, MADV_POPULATE_WRITE, MADV_MERGEABLE, MADV_COLD, MADV_DONTFORK,
 		MADV_FREE };
 	struct area *area = area_get(arg[0] % AREA_DMABUF);
 	size_t len = area->npages * page_size() / (arg[2] & 1 ? 2 : 1);
-	int advice = PICK(advices, arg[1]);
+	int advice = PICK(kinds, arg[1]);
 
 	madvise(area->addr, len, advice);
 	area->age += advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE;
