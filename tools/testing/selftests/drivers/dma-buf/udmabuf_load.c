@@ -195,7 +195,7 @@ static size_t large_len(void)
 	unsigned long long spare = memory_kib("MemAvailable:") * 1024ULL - (512 << 20);
 
 	if (spare >= LARGEST && LARGEST < SIZE_MAX)
-		return LARGEST;
+		return (size_t)LARGEST;
 	return (spare < SIZE_MAX / 2 ? spare / 2 : SIZE_MAX / 8) >> 28 << 28;
 }
 
