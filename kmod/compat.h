@@ -36,6 +36,8 @@
 
 #ifndef kzalloc_obj
 #define kzalloc_obj(obj, gfp) kzalloc(sizeof(obj), gfp)
+#define kmalloc_objs(obj, n, gfp) kmalloc_array(n, sizeof(obj), gfp)
+#define kvmalloc_objs(obj, n, gfp) kvmalloc_array(n, sizeof(obj), gfp)
 #endif
 
 #ifndef FOLIO_MAPPING_ANON

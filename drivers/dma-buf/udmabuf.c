@@ -267,7 +267,7 @@ static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
 {
 	struct udmabuf_extent *extents;
 
-	extents = kvmalloc_array(max_extents, sizeof(*extents), UDMABUF_GFP);
+	extents = kvmalloc_objs(*extents, max_extents, UDMABUF_GFP);
 	if (!extents)
 		return -ENOMEM;
 	if (ubuf->nextents)
@@ -598,7 +598,7 @@ static void udmabuf_empty_batch(struct udmabuf_batch *batch)
 
 static struct page **udmabuf_alloc_pages(const struct udmabuf_batch *batch)
 {
-	return kmalloc_array(batch->max, sizeof(*batch->pages), UDMABUF_GFP);
+	return kmalloc_objs(*batch->pages, batch->max, UDMABUF_GFP);
 }
 
 /* Would the batch, up to @end, make for more extents than it is worth? */
@@ -1402,8 +1402,8 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	/* No page is cut. With pages of 64 KiB some devices may want that. */
 	if (!limits.max || dma_get_seg_boundary(dev) < PAGE_SIZE - 1)
 		return -EINVAL;
-	sgt->sgl = kvmalloc_array(udmabuf_max_segs(ubuf, limits),
-				  sizeof(*sgt->sgl), UDMABUF_GFP);
+	sgt->sgl = kvmalloc_objs(*sgt->sgl, udmabuf_max_segs(ubuf, limits),
+				 UDMABUF_GFP);
 	if (!sgt->sgl)
 		return -ENOMEM;
 	end = udmabuf_fill_segs(ubuf, limits, sgt->sgl);
@@ -1757,8 +1757,7 @@ static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
 	size_t i;
 
 	/* Or a signal could fail it. */
-	pages = kvmalloc_array(ubuf->npages, sizeof(*pages),
-			       GFP_KERNEL | __GFP_NOFAIL);
+	pages = kvmalloc_objs(*pages, ubuf->npages, GFP_KERNEL | __GFP_NOFAIL);
 	end = pages;
 	for (i = 0; i < ubuf->nextents; i++) {
 		end = udmabuf_put_extent(ubuf, i, end);
@@ -1965,7 +1964,7 @@ static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 	if (ret)
 		return ret;
 
-	iovs = kvmalloc_array(head.niov, sizeof(*iovs), UDMABUF_GFP);
+	iovs = kvmalloc_objs(*iovs, head.niov, UDMABUF_GFP);
 	if (!iovs)
 		return -ENOMEM;
 	source.iovs = iovs;
@@ -2039,7 +2038,7 @@ static long udmabuf_ioctl_create_list(struct udmabuf_create_list __user *arg)
 	if (!head.count || head.count > READ_ONCE(list_limit))
 		return -EINVAL;
 
-	items = kvmalloc_array(head.count, sizeof(*items), UDMABUF_GFP);
+	items = kvmalloc_objs(*items, head.count, UDMABUF_GFP);
 	if (!items)
 		return -ENOMEM;
 	if (copy_from_user(items, arg->list, array_size(head.count, sizeof(*items))))
