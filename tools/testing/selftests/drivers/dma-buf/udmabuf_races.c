@@ -122,6 +122,12 @@ static void stop_stranger(pid_t pid)
 	reap(pid);
 }
 
+/* A word of 64 bits is stored in two parts by a processor of 32. */
+static bool half_stored(__u64 word)
+{
+	return sizeof(long) == 4 && (!(__u32)word || !(word >> 32));
+}
+
 /* Words of the owner, each in its place in some page; or perhaps @zeros. */
 static bool is_owners(const void *map, size_t len, bool zeros)
 {
@@ -133,7 +139,7 @@ static bool is_owners(const void *map, size_t len, bool zeros)
 
 		if (off < len && off % page_size() == i * 8 % page_size())
 			continue;
-		if (word[i] || !zeros)
+		if (!zeros || (word[i] && !half_stored(word[i])))
 			return false;
 	}
 	return true;
