@@ -34,7 +34,7 @@ check:
 	@vm/check $(KERNELS)
 
 soak:
-	@SOAK=$(or $(SOAK),1200) vm/check soak kcsan
+	@SOAK=$(or $(SOAK),1200) vm/check large soak kcsan
 
 # Not seen to their end yet: arm64-16k, and the builds that link a kernel.
 machines:
