@@ -12,7 +12,7 @@
 
 #include "udmabuf_test.h"
 
-#define LOAD_TIMEOUT	400
+#define LOAD_TIMEOUT	1200
 #define BUFFERS		10000
 #define ENTRIES		65536
 #define ENTRIES_STEP	30011		/* prime */
