@@ -12,6 +12,8 @@ help:
 	@echo 'make machines              all tests on arm64, s390x and 32-bit x86, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
+	@echo 'make deb                   Debian packages of the module (by DKMS), udmabufctl and the header, in build/deb'
+	@echo 'make deb-test              installs, uses and removes them in a VM with Debian 13'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
 	@echo 'make patches TREE=<dir>    the same as a series of patches, in build/patches (OUT=<dir>)'
 	@echo 'make lint                  what a maintainer runs before reading, on the series and each of its patches'
@@ -46,6 +48,13 @@ bench:
 module:
 	@vm/module '$(KDIR)'
 
+deb:
+	@vm/deb
+
+# Not seen to its end yet.
+deb-test:
+	@vm/deb-test
+
 apply:
 	@vm/apply '$(TREE)'
 
@@ -61,4 +70,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module apply patches lint vm clean
+.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module deb deb-test apply patches lint vm clean
