@@ -467,10 +467,20 @@ static bool find_block(const char *addr)
 	return true;
 }
 
-/* Can the block be put offline at all? It is online again then. */
+/*
+ * Can the block be put offline at all? It is online again then. Who holds one of its
+ * pages for a moment, as whatever ran before us may, is waited for.
+ */
 static bool can_offline(void)
 {
-	return !write_text(block, "offline") && !write_text(block, "online_movable");
+	int tries;
+
+	for (tries = 0; tries < 20; tries++) {
+		if (!write_text(block, "offline"))
+			return !write_text(block, "online_movable");
+		sleep_ms(100);
+	}
+	return false;
 }
 
 /* Memory in a movable block that can be put offline, after all in those that cannot. */
