@@ -67,6 +67,9 @@
 #include <linux/xarray.h>
 #include <uapi/linux/udmabuf.h>
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/udmabuf.h>
+
 /* A maximised guest window on a 4K display arrives in up to 8,000 pieces. */
 static unsigned int list_limit = 65536;
 module_param(list_limit, uint, 0644);
@@ -167,6 +170,8 @@ struct udmabuf {
 
 	/* What the kernel's mapping has in the place of failed pages, if there are any */
 	struct page *spare;
+
+	u64 ino;	/* of the dma-buf, which has lost it when it is released */
 
 	/* Where the last fault ended, and how much it populated at most */
 	pgoff_t fault_pgoff;
@@ -1413,10 +1418,9 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	return 0;
 }
 
-static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
-					    enum dma_data_direction dir)
+static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev,
+					enum dma_data_direction dir)
 {
-	struct udmabuf *ubuf = attach->dmabuf->priv;
 	struct udmabuf_map *map;
 	int ret;
 
@@ -1429,13 +1433,13 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 	map = kzalloc_obj(*map, GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
-	map->dev = attach->dev;
+	map->dev = dev;
 	map->dir = dir;
 
-	ret = udmabuf_alloc_sgt(ubuf, map->dev, &map->sgt);
+	ret = udmabuf_alloc_sgt(ubuf, dev, &map->sgt);
 	if (ret)
 		goto free_map;
-	ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
+	ret = dma_map_sgtable(dev, &map->sgt, dir, 0);
 	if (ret)
 		goto free_sgt;
 
@@ -1452,6 +1456,16 @@ free_map:
 	return ERR_PTR(ret);
 }
 
+static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
+					    enum dma_data_direction dir)
+{
+	struct udmabuf *ubuf = attach->dmabuf->priv;
+	struct sg_table *sgt = udmabuf_new_map(ubuf, attach->dev, dir);
+
+	trace_udmabuf_map(ubuf->ino, attach->dev, dir, sgt);
+	return sgt;
+}
+
 static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach,
 				  struct sg_table *sgt,
 				  enum dma_data_direction dir)
@@ -1459,6 +1473,7 @@ static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach,
 	struct udmabuf_map *map = container_of(sgt, struct udmabuf_map, sgt);
 	struct udmabuf *ubuf = attach->dmabuf->priv;
 
+	trace_udmabuf_unmap(ubuf->ino, map->dev, map->dir, sgt);
 	mutex_lock(&ubuf->lock);
 	list_del(&map->node);
 	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
@@ -1473,6 +1488,7 @@ static void udmabuf_release(struct dma_buf *dmabuf)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 
+	trace_udmabuf_release(ubuf->ino, ubuf->npages);
 	udmabuf_free(ubuf, ubuf->writable);
 }
 
@@ -1592,6 +1608,7 @@ static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 	if (!pmd_leaf(READ_ONCE(*vmf->pmd)))
 		ret = udmabuf_insert_pages(vmf, ubuf);
 	mutex_unlock(&ubuf->lock);
+	trace_udmabuf_fault(ubuf->ino, vmf, 0, ret);
 	return ret;
 }
 
@@ -1653,6 +1670,7 @@ static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 		ret = vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
 					 vmf->flags & FAULT_FLAG_WRITE);
 	mutex_unlock(&ubuf->lock);
+	trace_udmabuf_fault(ubuf->ino, vmf, order, ret);
 	return ret;
 }
 #endif
@@ -1848,12 +1866,10 @@ static bool udmabuf_can_vmap(const struct udmabuf *ubuf)
 	       ubuf->npages <= totalram_pages() / 2;
 }
 
-/* Consumes the buffer, whatever the outcome. */
-static int udmabuf_export(struct udmabuf *ubuf, u32 flags)
+static struct dma_buf *udmabuf_export(struct udmabuf *ubuf)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
 	struct dma_buf *dmabuf;
-	int fd;
 
 	exp_info.exp_name = "udmabuf";
 	exp_info.ops = udmabuf_can_vmap(ubuf) ? &udmabuf_ops :
@@ -1863,12 +1879,15 @@ static int udmabuf_export(struct udmabuf *ubuf, u32 flags)
 	exp_info.priv = ubuf;
 
 	dmabuf = dma_buf_export(&exp_info);
-	if (IS_ERR(dmabuf)) {
-		udmabuf_free(ubuf, false);
-		return PTR_ERR(dmabuf);
-	}
+	if (!IS_ERR(dmabuf))
+		ubuf->ino = file_inode(dmabuf->file)->i_ino;
+	return dmabuf;
+}
 
-	fd = dma_buf_fd(dmabuf, flags & UDMABUF_FLAGS_CLOEXEC ? O_CLOEXEC : 0);
+static int udmabuf_new_fd(struct dma_buf *dmabuf, u32 flags)
+{
+	int fd = dma_buf_fd(dmabuf, flags & UDMABUF_FLAGS_CLOEXEC ? O_CLOEXEC : 0);
+
 	if (fd < 0)
 		dma_buf_put(dmabuf);
 	return fd;
@@ -1878,6 +1897,7 @@ static int udmabuf_export(struct udmabuf *ubuf, u32 flags)
 
 static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 {
+	struct dma_buf *dmabuf = NULL;
 	struct udmabuf *ubuf;
 	int ret = 0;
 
@@ -1892,11 +1912,18 @@ static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 		ret = udmabuf_charge(ubuf, source->npages);
 	if (!ret)
 		ret = udmabuf_pin(ubuf, source);
+	if (!ret) {
+		dmabuf = udmabuf_export(ubuf);
+		ret = PTR_ERR_OR_ZERO(dmabuf);
+	}
+
+	trace_udmabuf_create(ubuf->ino, source->items, source->count, ubuf->npages,
+			     ubuf->nextents, ret);
 	if (ret) {
 		udmabuf_free(ubuf, false);
 		return ret;
 	}
-	return udmabuf_export(ubuf, flags);
+	return udmabuf_new_fd(dmabuf, flags);
 }
 
 static u64 udmabuf_max_npages(void)
