@@ -124,6 +124,24 @@ DEFINE_EVENT(udmabuf_map, udmabuf_unmap,
 	TP_ARGS(ino, dev, dir, sgt)
 );
 
+#define UDMABUF_FAULT_RESULTS			\
+	EM(VM_FAULT_NOPAGE,	"NOPAGE")	\
+	EM(VM_FAULT_FALLBACK,	"FALLBACK")	\
+	EM(VM_FAULT_HWPOISON,	"HWPOISON")	\
+	EM(VM_FAULT_SIGBUS,	"SIGBUS")	\
+	EMe(VM_FAULT_OOM,	"OOM")
+
+#undef EM
+#undef EMe
+#define EM(value, name)	TRACE_DEFINE_ENUM(value);
+#define EMe(value, name) TRACE_DEFINE_ENUM(value);
+UDMABUF_FAULT_RESULTS
+
+#undef EM
+#undef EMe
+#define EM(value, name)	{ (__force unsigned long)value, name },
+#define EMe(value, name) { (__force unsigned long)value, name }
+
 TRACE_EVENT(udmabuf_fault,
 
 	TP_PROTO(u64 ino, const struct vm_fault *vmf, unsigned int order,
@@ -149,7 +167,7 @@ TRACE_EVENT(udmabuf_fault,
 
 	TP_printk("ino=%llu address=0x%lx pgoff=%lu order=%u ret=%s",
 		  __entry->ino, __entry->address, __entry->pgoff, __entry->order,
-		  __print_flags(__entry->ret, "|", VM_FAULT_RESULT_TRACE))
+		  __print_symbolic(__entry->ret, UDMABUF_FAULT_RESULTS))
 );
 
 #endif /* _TRACE_UDMABUF_H */
