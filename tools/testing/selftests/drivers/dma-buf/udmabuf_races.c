@@ -718,7 +718,8 @@ static void doomed(bool exec)
 	refill(0, pages());
 	for (i = 0; i < ARRAY_SIZE(threads); i++)
 		pthread_create(&threads[i], NULL, racer_thread, &send);
-	while (!__atomic_load_n(&race.made, __ATOMIC_RELAXED))
+	/* Once the race is over they may not even have begun. */
+	while (racing() && !__atomic_load_n(&race.made, __ATOMIC_RELAXED))
 		sleep_ms(1);
 	sleep_ms(below(8));
 	if (exec)
