@@ -51,7 +51,6 @@ module:
 deb:
 	@vm/deb
 
-# Not seen to its end yet.
 deb-test:
 	@vm/deb-test
 
