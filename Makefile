@@ -38,9 +38,8 @@ check:
 soak:
 	@SOAK=$(or $(SOAK),1200) vm/check large soak kcsan
 
-# Not seen to their end yet: arm64-16k, and the builds that link a kernel.
 machines:
-	@vm/check arm64 arm64-16k arm64-64k i386 i386-6.1 s390x builds
+	@vm/check arm64 arm64-64k i386 i386-6.1 s390x builds
 
 bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)

@@ -2,12 +2,12 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 #
 # Machines other than x86-64, for vm/check and vm/boot, each with test programs
-# linked statically and Debian's busybox: arm64 and arm64-16k (with pages of 16 KiB)
-# with the newest stock kernels; i386-6.1 (with highmem) and s390x (big-endian; without
-# huge pages in QEMU) with the newest that Debian has, which are older; arm64-64k (with
-# pages of 64 KiB) and i386 with kernels built from the newest source. What all this
-# needs is in a tool root of its own, as are these stock kernels. On two busy cores the
-# tests take 10 minutes on s390x and 15 to 25 on the others, a kernel 10 to 20 to build.
+# linked statically and Debian's busybox: arm64 with the newest stock kernel; i386-6.1
+# (with highmem) and s390x (big-endian; without huge pages in QEMU) with the newest that
+# Debian has, which are older; arm64-64k (with pages of 64 KiB) and i386 with kernels
+# built from the newest source. What all this needs is in a tool root of its own, as are
+# these stock kernels. On two busy cores the tests take 10 minutes on s390x and 15 to 25
+# on the others, a kernel 10 to 20 to build.
 #
 #   $cache/apt/<architecture>/  its package lists
 #   $cache/machines/<machine>/  a kernel that is built
@@ -15,7 +15,7 @@
 #   $cache/machines/busybox.<architecture>  its busybox
 #   $cache/machines/build-<architecture>-<compiler>/  of the other builds
 
-machines='arm64 arm64-16k arm64-64k i386 i386-6.1 s390x'
+machines='arm64 arm64-64k i386 i386-6.1 s390x'
 
 machine_tools='clang gcc-14-aarch64-linux-gnu gcc-14-multilib gcc-14-s390x-linux-gnu
 	libc6-dev-arm64-cross libc6-dev-s390x-cross lld llvm qemu-system-arm qemu-system-s390x'
