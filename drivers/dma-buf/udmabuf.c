@@ -1860,7 +1860,7 @@ static const struct dma_buf_ops udmabuf_ops_no_vmap = {
  */
 static bool udmabuf_can_vmap(const struct udmabuf *ubuf)
 {
-	if (!IS_ENABLED(CONFIG_64BIT) && ubuf->npages > VMALLOC_TOTAL / 2 >> PAGE_SHIFT)
+	if (!IS_ENABLED(CONFIG_64BIT) && ubuf->npages > VMALLOC_TOTAL / 8 >> PAGE_SHIFT)
 		return false;
 	return ubuf->writable && ubuf->npages <= INT_MAX >> PAGE_SHIFT &&
 	       ubuf->npages <= totalram_pages() / 2;
