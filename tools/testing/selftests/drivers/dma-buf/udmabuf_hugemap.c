@@ -9,23 +9,6 @@
 
 #define HUGE_PAGES	8	/* more than there are page tables above the lowest */
 
-/* Does this kernel make huge entries for memory that it maps by frame number? */
-static bool has_huge_entries(void)
-{
-	struct utsname name;
-	char enabled[64];
-
-	uname(&name);
-	if (strcmp(name.machine, "x86_64") && strcmp(name.machine, "aarch64"))
-		return false;
-	if (kernel_before(6, 12) || !thp_size())
-		return false;
-	/* Later they do not depend on this. */
-	return !kernel_before(7, 3) ||
-	       (read_text("/sys/kernel/mm/transparent_hugepage/enabled", enabled,
-			  sizeof(enabled)) > 0 && strstr(enabled, "[always]"));
-}
-
 /*
  * Map @len bytes of the buffer from @off on at an address that is @phase behind
  * a multiple of a huge page, with memory of ours around it that is not touched.

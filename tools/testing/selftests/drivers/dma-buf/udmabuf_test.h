@@ -767,6 +767,23 @@ static inline size_t thp_size(void)
 	return size > 32UL << 20 ? 0 : size;
 }
 
+/* Does this kernel make huge entries for memory that it maps by frame number? */
+static inline bool has_huge_entries(void)
+{
+	struct utsname name;
+	char enabled[64];
+
+	uname(&name);
+	if (strcmp(name.machine, "x86_64") && strcmp(name.machine, "aarch64"))
+		return false;
+	if (kernel_before(6, 12) || !thp_size())
+		return false;
+	/* Later they do not depend on this. */
+	return !kernel_before(7, 3) ||
+	       (read_text("/sys/kernel/mm/transparent_hugepage/enabled", enabled,
+			  sizeof(enabled)) > 0 && strstr(enabled, "[always]"));
+}
+
 static inline size_t hugetlb_size(void)
 {
 	long kib = text_number("/proc/meminfo", "Hugepagesize:");
