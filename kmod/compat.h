@@ -185,11 +185,6 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	return n < 0 ? n : nfolios;
 }
 
-static inline void unpin_folios(struct folio **folios, unsigned long nfolios)
-{
-	unpin_user_pages((struct page **)folios, nfolios);
-}
-
 /* Mapping takes this lock itself, where it does not just look at the seals. */
 #define inode_lock_shared_killable(inode) ((void)(inode), 0)
 #define inode_unlock_shared(inode) ((void)(inode))
