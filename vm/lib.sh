@@ -10,18 +10,26 @@
 #   $cache/root-<hash>/  the tool root, keyed by the packages it is made of
 #   $cache/userland-<name>-<hash>/  what userland() made
 #   $cache/linux-source-*/  the newest kernel's source with our files laid over it
+#   $cache/linux-source-*.pristine.tar  what vm/apply changes there, as it was
+#   $cache/linux-source-*.pristine/  the source without our files, for bench/run
 #   $cache/linux-source-*.users/  what vm/check builds of mainline's selftests
-#   $cache/debug/        the debug kernel built from it
+#   $cache/debug/, kcsan/  the kernels of these names, built from it
+#   $cache/selftests/, tests-<hash>/  the tests as they were built, and as they run
+#   $cache/lint/         what vm/lint and series/check build
+#   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
+#   $cache/clients/      what the programs of vm/clients left
 #   $cache/machines/     what machines.sh makes
 #   $cache/guest-<hash>/ the guest's kernel of demo-qemu
+#   $cache/ccache/       what was compiled before
 #   $cache/log/          what the long steps printed
+#   $cache/tmp/          what goes away with the script that made it
 
 set -euo pipefail
 umask 022
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${UDMABUF_CACHE:-$HOME/.cache/udmabuf}
-mkdir -p "$cache/log" "$cache/apt"
+mkdir -p "$cache/log" "$cache/apt" "$cache/tmp"
 cache=$(cd "$cache" && pwd)
 root=
 
