@@ -8,7 +8,7 @@ help:
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
 	@echo 'make check KERNELS=...     the same on some of them, say KERNELS="6.1 debug"'
-	@echo 'make soak                  races and load for SOAK seconds (1200) on two kernels that find mistakes'
+	@echo 'make soak                  races, fuzzing and load for SOAK seconds (1200) on two kernels that find mistakes'
 	@echo 'make machines              all tests on arm64, s390x and 32-bit x86, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
