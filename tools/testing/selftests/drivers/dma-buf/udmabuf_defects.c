@@ -37,14 +37,6 @@ static char *map_fd(int fd, size_t len, int prot)
 	return mmap(NULL, len, prot, MAP_SHARED, fd, 0);
 }
 
-static int reopen(int fd, int mode)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, mode | O_CLOEXEC);
-}
-
 /* D1: who may only read the memfd gets a buffer to write to. */
 TEST_F(defects, memfd_open_for_reading_is_eacces)
 {
@@ -273,12 +265,11 @@ TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
 	int fd = sealed_memfd(len, 0, F_SEAL_SHRINK);
 	int buf = create_repeated(self->dev, fd, len, times);
 	char *map = test_map_buf(buf, times * len, PROT_READ);
-	long before = text_number("/proc/self/status", "VmPTE:");
+	long before = vmpte_kib();
 
 	EXPECT_EQ(0, fault_signal(map, false));
 	/* A few tables, of which those of s390x take four pages each, not 256 KiB. */
-	EXPECT_GE(10 * (long)self->page / 1024,
-		  text_number("/proc/self/status", "VmPTE:") - before);
+	EXPECT_GE(10 * (long)self->page / 1024, vmpte_kib() - before);
 }
 
 /* D11: a negative limit turns it off, and sizes wrap. */

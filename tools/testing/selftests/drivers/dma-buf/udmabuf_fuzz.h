@@ -233,7 +233,6 @@ static struct area *area_get(enum area_kind kind)
 static void world_open(void)
 {
 	unsigned int seals = F_SEAL_SHRINK;
-	char path[32];
 
 	world.dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
 	world.fds[FD_SMALL] = sealed_memfd(area_len(AREA_MEMFD), 0, seals);
@@ -241,8 +240,7 @@ static void world_open(void)
 	world.fds[FD_SMALL_AGAIN] = dup(world.fds[FD_SMALL]);
 	world.fds[FD_HUGETLB_AGAIN] = dup(world.fds[FD_HUGETLB]);
 	world.fds[FD_UNSEALED] = sealed_memfd(area_len(AREA_MEMFD), 0, 0);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", world.fds[FD_SMALL]);
-	world.fds[FD_READER] = open(path, O_RDONLY | O_CLOEXEC);
+	world.fds[FD_READER] = reopen(world.fds[FD_SMALL], O_RDONLY);
 	world.fds[FD_OTHER] = scratch;
 	world.fds[FD_NONE] = -1;
 }

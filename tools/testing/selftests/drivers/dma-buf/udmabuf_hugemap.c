@@ -51,18 +51,10 @@ static long table_size(void)
 /* How many page tables it takes to touch all of what is mapped at @map. */
 static long tables_of(const char *map, size_t len)
 {
-	long before = text_number("/proc/self/status", "VmPTE:");
+	long before = vmpte_kib();
 
 	read_all(map, len);
-	return (text_number("/proc/self/status", "VmPTE:") - before) * 1024 / table_size();
-}
-
-static long page_faults(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_minflt;
+	return (vmpte_kib() - before) * 1024 / table_size();
 }
 
 /*

@@ -26,14 +26,6 @@ static int file_on(const char *fstype, int flags)
 	return fd;
 }
 
-static int open_again(int fd, int flags)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, flags | O_CLOEXEC);
-}
-
 /* The errno of a create, or 0. */
 static int create_error(int dev, __u32 flags, const void *addr, size_t len)
 {
@@ -447,14 +439,14 @@ TEST_F(files, program_of_others)
 
 	fill(self->file, self->len, 1);
 	ASSERT_EQ(0, fchmod(self->fd, 0555));
-	program = open_again(self->fd, O_RDONLY);
+	program = reopen(self->fd, O_RDONLY);
 	ASSERT_LE(0, program);
 	pid = fork();
 	if (!pid) {
 		munmap(self->file, self->len);
 		close(self->fd);
 		become(NOBODY_UID, 2 * self->len / page_size());
-		CHILD_CHECK(open_again(program, O_RDWR) == -1 && errno == EACCES);
+		CHILD_CHECK(reopen(program, O_RDWR) == -1 && errno == EACCES);
 		try_to_change(self->dev, program, self->len, variant->in_memory);
 	}
 	EXPECT_EQ(0, reap(pid));
@@ -505,7 +497,7 @@ static void try_to_write(int dev, int sock, size_t len)
 
 	CHILD_CHECK(fd >= 0);
 	item.memfd = fd;
-	CHILD_CHECK(open_again(fd, O_RDWR) == -1 && errno == EACCES);
+	CHILD_CHECK(reopen(fd, O_RDWR) == -1 && errno == EACCES);
 	CHILD_CHECK(_create_memfd(dev, 0, fd, 0, len) == -1 && errno == EACCES);
 	CHILD_CHECK(_create_list(dev, 0, &item, 1) == -1 && errno == EACCES);
 	shared = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
@@ -536,7 +528,7 @@ TEST_F(memfds, received_for_reading)
 		become(OTHER_UID, self->len / page_size());
 		try_to_write(self->dev, socks[1], self->len);
 	}
-	ASSERT_EQ(0, send_fd(socks[0], open_again(self->fd, O_RDONLY)));
+	ASSERT_EQ(0, send_fd(socks[0], reopen(self->fd, O_RDONLY)));
 	EXPECT_EQ(0, reap(pid));
 	EXPECT_FILLED(self->mem, self->len, 1);
 }

@@ -257,11 +257,11 @@ FIXTURE_TEARDOWN(faults)
 static long tables_of_a_touch(int buf, size_t len, size_t offset)
 {
 	char *map = _map_buf(buf, len, PROT_READ, 0);
-	long before = text_number("/proc/self/status", "VmPTE:");
+	long before = vmpte_kib();
 
 	if (map == MAP_FAILED || fault_signal(map + offset, false))
 		return -1;
-	return (text_number("/proc/self/status", "VmPTE:") - before) * 1024 / (long)page_size();
+	return (vmpte_kib() - before) * 1024 / (long)page_size();
 }
 
 /*
@@ -502,14 +502,6 @@ FIXTURE_TEARDOWN(windows)
 static bool shows(const struct _test_data_windows *self, const char *addr, size_t pgoff)
 {
 	return !memcmp(addr, (void *)(uintptr_t)self->iovs[pgoff].base, self->page);
-}
-
-static long page_faults(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_minflt;
 }
 
 TEST_F(windows, in_order_with_few_faults)

@@ -134,6 +134,15 @@ static inline int write_number(const char *path, unsigned long number)
 	return write_text(path, text);
 }
 
+/* What @fd is open on, once more and with another mode */
+static inline int reopen(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
 /* The number after "@key" at the start of a line of @path; -1 if none. */
 static inline long text_number(const char *path, const char *key)
 {
@@ -462,6 +471,20 @@ static inline long pinned_pages(void)
 static inline long vmpin_kib(void)
 {
 	return text_number("/proc/self/status", "VmPin:");
+}
+
+/* What this process has in page tables */
+static inline long vmpte_kib(void)
+{
+	return text_number("/proc/self/status", "VmPTE:");
+}
+
+static inline long page_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
 }
 
 /* Can exactly @npages be charged, one page more not? */
