@@ -307,8 +307,7 @@ TEST_F(defects, page_poisoned_later_is_sigbus)
 	char *mem = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
 
 	fill(mem, self->len, 1);
-	if (poison(mem + 5 * self->page))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem + 5 * self->page);
 	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * self->page, false));
 	EXPECT_EQ(-1, filled_until(map, 5 * self->page, 1, 0));
 	munmap(mem, self->len);
@@ -402,8 +401,7 @@ TEST_F(defects, poisoned_page_is_refused)
 	char *mem = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
 
 	fill(mem, self->len, 1);
-	if (poison(mem + 5 * self->page))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem + 5 * self->page);
 	test_err_create_memfd(EFAULT, self->dev, 0, self->fd, 0, self->len);
 	close(test_create_memfd(self->dev, 0, self->fd, 0, 5 * self->page));
 	EXPECT_NOTHING_KEPT(&self->session);
@@ -422,8 +420,7 @@ TEST_F(defects, poisoned_huge_page_is_refused)
 	if (mem == MAP_FAILED)
 		SKIP(return, "no hugetlb memfds here");
 	memset(mem, 1, len);
-	if (poison(mem + 5 * self->page))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem + 5 * self->page);
 	test_err_create_memfd(EFAULT, self->dev, 0, fd, 0, len);
 	close(test_create_memfd(self->dev, 0, fd, len / 2, len / 2));
 	EXPECT_NOTHING_KEPT(&self->session);

@@ -388,8 +388,7 @@ TEST_F(hugemap, failed_before_it_was_touched)
 	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 
-	if (poison(self->mem + bad))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(self->mem + bad);
 	EXPECT_EQ(-1, wrong_access(self, map, bad, len));
 	EXPECT_EQ(SIGBUS, fault_signal(map + bad, true));
 	munmap(self->mem, self->len);
@@ -402,8 +401,7 @@ TEST_F(hugemap, failed_before_a_store)
 	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 
-	if (poison(self->mem + bad))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(self->mem + bad);
 	EXPECT_EQ(SIGBUS, fault_signal(map + bad + len - 1, true));
 	EXPECT_EQ(0, fault_signal(map + bad - 1, true));
 	EXPECT_EQ(0, fault_signal(map + bad + len, true));
@@ -420,8 +418,7 @@ TEST_F(hugemap, failed_after_it_was_touched)
 	char *moved;
 
 	read_all(map, self->len);
-	if (poison(self->mem + bad))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(self->mem + bad);
 	EXPECT_EQ(-1, wrong_access(self, again, bad, len));
 	EXPECT_EQ(-1, filled_until(map, bad, 1, 0));
 	EXPECT_EQ(-1, filled_until(map + bad + len, self->len - bad - len, 1, bad + len));
@@ -453,8 +450,7 @@ TEST_F(hugemap, failed_between_a_load_and_a_store)
 		SKIP(return, "no huge entries, and small ones are made writable without us");
 	if (page_faults() == before || !soft_dirty)
 		SKIP(return, "no soft-dirty bits, so nothing to write-protect a mapping with");
-	if (poison(self->mem + bad))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(self->mem + bad);
 	EXPECT_EQ(0, fault_signal(map + bad - 1, true));
 	EXPECT_EQ(SIGBUS, fault_signal(map + bad, true));
 	EXPECT_EQ(0, fault_signal(map + bad + len, true));

@@ -93,12 +93,6 @@ static int try_create(const struct _test_data_hwpoison *self, bool file, __u32 f
 		__buf;							\
 	})
 
-#define POISON(addr)							\
-	do {								\
-		if (poison(addr))					\
-			SKIP(return, "no MADV_HWPOISON: %s", strerror(errno)); \
-	} while (0)
-
 /* Does @addr, which is as the buffer, hold what it was filled with but where it is bad? */
 static bool good_part_is(const struct _test_data_hwpoison *self, const char *addr, __u64 seed)
 {

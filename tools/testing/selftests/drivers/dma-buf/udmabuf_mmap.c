@@ -334,8 +334,7 @@ TEST_F(faults, poisoned_page_is_sigbus)
 	char *map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
 
 	fill(mem, len, 1);
-	if (poison(mem + 5 * page))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem + 5 * page);
 	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, false));
 	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, true));
 	EXPECT_EQ(-1, filled_until(map, 5 * page, 1, 0));
@@ -355,8 +354,7 @@ TEST_F(faults, poisoned_page_of_a_large_folio_is_sigbus)
 		SKIP(return, "%s", mem.why_not);
 	buf = test_create_one(self->dev, 0, mem.addr, mem.len);
 	map = test_map_buf(buf, mem.len, PROT_READ | PROT_WRITE);
-	if (poison(mem.addr + 5 * page))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem.addr + 5 * page);
 	EXPECT_EQ(0, fault_signal(map + 4 * page, false));
 	EXPECT_EQ(SIGBUS, fault_signal(map + 5 * page, false));
 	EXPECT_EQ(0, fault_signal(map + 6 * page, false));
@@ -373,8 +371,7 @@ TEST_F(faults, poisoned_hugetlb_page_is_sigbus)
 		SKIP(return, "%s", mem.why_not);
 	buf = test_create_one(self->dev, 0, mem.addr, mem.len);
 	map = test_map_buf(buf, mem.len, PROT_READ | PROT_WRITE);
-	if (poison(mem.addr))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON(mem.addr);
 	EXPECT_EQ(SIGBUS, fault_signal(map, false));
 	EXPECT_EQ(0, fault_signal(map + mem.len / 2, false));
 	munmap(mem.addr, mem.len);
@@ -652,8 +649,7 @@ TEST_F(windows, with_a_poisoned_page)
 	char *map, *copy = malloc(self->len);
 
 	memcpy(copy, self->mem, self->len);
-	if (poison((char *)(uintptr_t)self->iovs[bad].base))
-		SKIP(return, "no MADV_HWPOISON: %s", strerror(errno));
+	POISON((char *)(uintptr_t)self->iovs[bad].base);
 	map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
 	for (i = 0; i < WINDOW_PAGES; i++) {
 		size_t off = self->iovs[i].base - to_u64(self->mem);

@@ -689,6 +689,12 @@ static inline int poison(char *page)
 	return ret && (errno == EBUSY || errno == EHWPOISON) ? 0 : ret;
 }
 
+#define POISON(page)							\
+	do {								\
+		if (poison(page))					\
+			SKIP(return, "no MADV_HWPOISON: %s", strerror(errno)); \
+	} while (0)
+
 /*
  * Sessions
  */
