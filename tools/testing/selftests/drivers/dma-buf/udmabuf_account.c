@@ -46,7 +46,7 @@ FIXTURE_TEARDOWN(account)
 		EXPECT_EQ(0, reap(__pid)) TH_LOG("as user %d", uid);	\
 	})
 
-/* All of @uid's quota is there, and no more. */
+/* Of @uid's quota @npages are left, and no more. */
 #define EXPECT_QUOTA_LEFT(uid, npages)					\
 	AS_USER(uid, CHILD_CHECK(quota_left_is(self->dev, npages)))
 
@@ -90,8 +90,7 @@ TEST_F(account, duplicates_count)
 
 TEST_F(account, read_only_buffers_count)
 {
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	AS_USER(NOBODY_UID, {
 		CHILD_CHECK(_create_one(self->dev, UDMABUF_FLAGS_RDONLY, self->mem,
 					(LIMIT - 1) * self->page) >= 0);

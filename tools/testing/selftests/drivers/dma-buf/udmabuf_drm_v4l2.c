@@ -166,8 +166,7 @@ TEST_F(vgem, read_only_buffer_stays_read_only)
 	char *map;
 	int buf;
 
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	map = map_import(self->card, test_create_one(self->dev, 0, self->mem, self->len),
 			 self->len, PROT_READ | PROT_WRITE);
 	if (map == MAP_FAILED)
@@ -407,8 +406,7 @@ TEST_F(vivid, does_not_capture_into_a_read_only_buffer)
 	int size = set_up_capture(self->video);
 	int buf;
 
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	ASSERT_LT(0, size);
 	memset(self->mem, SENTINEL, self->len);
 	buf = test_create_one(self->dev, UDMABUF_FLAGS_RDONLY, self->mem, self->len / 2);

@@ -67,8 +67,8 @@ FIXTURE_SETUP(taken)
 	int buf;
 
 	SESSION_OPEN(&self->session);
-	if (rdonly && kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	if (rdonly)
+		SKIP_WITHOUT_RDONLY();
 	mem = mem_get(variant->kind, mem_len(variant->kind));
 	if (mem.why_not)
 		SKIP(return, "%s", mem.why_not);

@@ -417,7 +417,7 @@ TEST_F(sources, mapping_of_a_buffer_is_efault)
 
 TEST_F(sources, secretmem_is_efault)
 {
-	int fd = syscall(447 /* memfd_secret, on every architecture */, 0);
+	int fd = syscall(__NR_memfd_secret, 0);
 	char *secret;
 
 	if (fd < 0)

@@ -41,8 +41,7 @@ FIXTURE(rdonly) {
 FIXTURE_SETUP(rdonly)
 {
 	SESSION_OPEN(&self->session);
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	self->dev = self->session.dev;
 	self->len = 8 * page_size();
 	self->mem = anon_small(self->len);
@@ -206,8 +205,7 @@ FIXTURE(rdonly_sources) {
 FIXTURE_SETUP(rdonly_sources)
 {
 	SESSION_OPEN(&self->session);
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	self->dev = self->session.dev;
 	self->len = 8 * page_size();
 }

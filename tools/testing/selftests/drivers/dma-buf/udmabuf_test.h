@@ -407,15 +407,17 @@ static inline const char *device_open(int *dev)
 	return NULL;
 }
 
-/* Where the driver's module parameters are, whatever its module is called. */
+/* What the driver's module may be called: next to a built-in one it is the first. */
+static const char * const driver_names[] = { "udmabuf_ext", "udmabuf" };
+
+/* Where the driver's module parameters are. */
 static inline const char *parameter_path(const char *name)
 {
-	static const char * const modules[] = { "udmabuf_ext", "udmabuf" };
 	static char path[128];
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(modules); i++) {
-		snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", modules[i], name);
+	for (i = 0; i < ARRAY_SIZE(driver_names); i++) {
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", driver_names[i], name);
 		if (!access(path, F_OK))
 			return path;
 	}
@@ -755,6 +757,12 @@ static inline const char *session_close(struct session *session)
 			SKIP(return, "%s", __why_not);			\
 	} while (0)
 #define SESSION_CLOSE(session)	EXPECT_STREQ("", session_close(session))
+
+#define SKIP_WITHOUT_RDONLY()						\
+	do {								\
+		if (kernel_before(6, 2))				\
+			SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2"); \
+	} while (0)
 
 /* What holds in the middle of a test: nothing was kept by what just failed. */
 #define EXPECT_NOTHING_KEPT(session)					\

@@ -173,8 +173,7 @@ TEST_F(trace, refused_importers)
 	int buf, imp;
 
 	SKIP_WITHOUT_IMPORTER();
-	if (kernel_before(6, 2))
-		SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2");
+	SKIP_WITHOUT_RDONLY();
 	buf = test_create(self->dev, UDMABUF_FLAGS_RDONLY, self->iovs, 2);
 	imp = test_attach(buf, 0, 0);
 	test_err_map(EPERM, imp, IMPORTER_BIDIRECTIONAL);
