@@ -78,10 +78,8 @@ TEST_F(account, duplicates_count)
 {
 	AS_USER(NOBODY_UID, {
 		struct udmabuf_iovec iovs[LIMIT + 1];
-		int i;
 
-		for (i = 0; i <= LIMIT; i++)
-			iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->page };
+		make_entries(iovs, LIMIT + 1, self->mem, self->page, 0);
 		CHILD_CHECK(_create(self->dev, 0, iovs, LIMIT + 1) == -1 && errno == ENOMEM);
 		CHILD_CHECK(_create(self->dev, 0, iovs, LIMIT) >= 0);
 		CHILD_CHECK(quota_left_is(self->dev, 0));

@@ -317,16 +317,6 @@ FIXTURE_TEARDOWN(limits)
 #define test_set_limit(name, value)					\
 	ASSERT_EQ(0, write_text(parameter_path(name), value))
 
-static void repeat_page(struct udmabuf_iovec *iovs, size_t niov, void *page)
-{
-	size_t i;
-
-	for (i = 0; i < niov; i++) {
-		iovs[i].base = to_u64(page);
-		iovs[i].len = page_size();
-	}
-}
-
 /* Guards D11: mainline's limits are signed and -1 switches them off. */
 TEST_F(limits, negative_values_are_refused)
 {
@@ -338,7 +328,7 @@ TEST_F(limits, list_limit_is_exact)
 {
 	struct udmabuf_iovec iovs[5];
 
-	repeat_page(iovs, 5, self->mem);
+	make_entries(iovs, 5, self->mem, page_size(), 0);
 	test_set_limit("list_limit", "4");
 	test_err_create(E2BIG, self->dev, 0, iovs, 5);
 	test_create(self->dev, 0, iovs, 4);
@@ -380,7 +370,7 @@ TEST_F(limits, default_list_limit_is_65536)
 {
 	static struct udmabuf_iovec iovs[65537];
 
-	repeat_page(iovs, ARRAY_SIZE(iovs), self->mem);
+	make_entries(iovs, ARRAY_SIZE(iovs), self->mem, page_size(), 0);
 	EXPECT_EQ(65536, atoi(self->list_limit));
 	test_set_limit("list_limit", "65536");
 	test_err_create(E2BIG, self->dev, 0, iovs, 65537);
@@ -392,7 +382,7 @@ TEST_F(limits, size_limit_is_exact)
 	size_t npages = (1 << 20) / page_size();
 	struct udmabuf_iovec *iovs = calloc(npages + 1, sizeof(*iovs));
 
-	repeat_page(iovs, npages + 1, self->mem);
+	make_entries(iovs, npages + 1, self->mem, page_size(), 0);
 	test_set_limit("size_limit_mb", "1");
 	test_err_create(E2BIG, self->dev, 0, iovs, npages + 1);
 	test_create(self->dev, 0, iovs, npages);

@@ -766,13 +766,12 @@ TEST_F(tables, folios_of_a_list)
  */
 TEST_F(device, kernel_mapping_of_much)
 {
-	size_t niov = (256UL << 20) / self->len, i;
+	size_t niov = (256UL << 20) / self->len;
 	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
 	char last[8] = {};
 	int imp;
 
-	for (i = 0; i < niov; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->len };
+	make_entries(iovs, niov, self->mem, self->len, 0);
 	imp = test_attach(test_create(self->dev, 0, iovs, niov), 0, 0);
 	if (_vmap(imp)) {
 		EXPECT_EQ(EINVAL, errno);
@@ -820,8 +819,7 @@ TEST_F(races, map_that_fails_half_way)
 
 	if (!swiotlb_forced())
 		SKIP(return, "boot with swiotlb=force");
-	for (i = 0; i < times; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->len };
+	make_entries(iovs, times, self->mem, self->len, 0);
 	buf = test_create(self->session.dev, 0, iovs, times);
 	imp = test_attach(buf, 0, 0);
 	for (i = 0; i < 4; i++)

@@ -396,10 +396,7 @@ TEST_F(reclaim, store_through_a_scattered_buffer_survives_madv_free)
 	fill(mem, len, 1);
 	fill(self->control, self->len, 1);
 	close(test_create_one(self->dev, 0, mem, len));
-	for (i = 0; i < SCATTERED_PAGES; i++) {
-		iovs[i].base = to_u64(mem + i * SCATTERED_STEP % SCATTERED_PAGES * page_size());
-		iovs[i].len = page_size();
-	}
+	make_entries(iovs, SCATTERED_PAGES, mem, page_size(), SCATTERED_STEP);
 	buf = test_create(self->dev, 0, iovs, SCATTERED_PAGES);
 	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
 	ASSERT_EQ(0, madvise(mem, len, MADV_FREE));
@@ -433,12 +430,9 @@ TEST_F(reclaim, store_through_a_scattered_buffer_survives_in_memfd_holes)
 
 	ASSERT_NE(MAP_FAILED, (void *)mem);
 	madvise(mem, len + page, MADV_RANDOM);
-	for (i = 0; i < SCATTERED_PAGES; i++) {
-		char *addr = mem + i * SCATTERED_STEP % SCATTERED_PAGES * page;
-
-		EXPECT_EQ(0, addr[0]);
-		iovs[i] = (struct udmabuf_iovec) { to_u64(addr), page };
-	}
+	make_entries(iovs, SCATTERED_PAGES, mem, page, SCATTERED_STEP);
+	for (i = 0; i < SCATTERED_PAGES; i++)
+		EXPECT_EQ(0, *(char *)(uintptr_t)iovs[i].base);
 	EXPECT_EQ(0, mem[len]);
 	/* What is to be moved is so in this order, and what was only read stays clean. */
 	close(_create(self->dev, UDMABUF_FLAGS_RDONLY, iovs, SCATTERED_PAGES));
@@ -607,10 +601,7 @@ TEST_F(killed, create_while_many_wait)
 		waiting &= is_blocked(pids[i]);
 	fill(mem, len, 1);
 	close(test_create_one(self->dev, 0, mem, len));
-	for (i = 0; i < ARRAY_SIZE(iovs); i++) {
-		iovs[i].base = to_u64(mem + i * SCATTERED_STEP % ARRAY_SIZE(iovs) * page);
-		iovs[i].len = page;
-	}
+	make_entries(iovs, ARRAY_SIZE(iovs), mem, page, SCATTERED_STEP);
 	buf = test_create(self->dev, 0, iovs, ARRAY_SIZE(iovs));
 	for (i = 0; i < WAITERS; i++) {
 		kill(pids[i], SIGKILL);
@@ -632,11 +623,9 @@ TEST_F(killed, create_while_many_wait)
 static int create_repeated(int dev, const struct mem *mem, size_t times)
 {
 	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
-	size_t i;
 	int buf;
 
-	for (i = 0; i < times; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(mem->addr), mem->len };
+	make_entries(iovs, times, mem->addr, mem->len, 0);
 	buf = _create(dev, 0, iovs, times);
 	free(iovs);
 	return buf;

@@ -114,10 +114,9 @@ FIXTURE_SETUP(lists)
 	self->mem = variant->memfd ? mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
 					  self->fd, 0) : anon_small(len);
 	ASSERT_NE(MAP_FAILED, (void *)self->mem);
-	for (i = 0; i < NPAGES; i++) {
-		self->iovs[i] = page_at(self, i * STRIDE % NPAGES);
+	make_entries(self->iovs, NPAGES, self->mem, self->page, STRIDE);
+	for (i = 0; i < NPAGES; i++)
 		*(char *)(uintptr_t)self->iovs[i].base = 1;
-	}
 	close(test_create_entries(self->iovs, NPAGES));
 	fill(self->mem, len, 1);
 	page_frames(pagemap_open(), self->mem, NPAGES, frames);
@@ -289,11 +288,9 @@ static int populate_units(int dev, int memfd, char *mem, off_t start, off_t end,
 	struct udmabuf_iovec *iovs = calloc(n + 1, sizeof(*iovs));
 	int ret = 0;
 
-	for (i = 0; i < n; i++) {
-		iovs[i].base = to_u64(mem + start + i * STRIDE % n * unit);
-		iovs[i].len = unit;
+	make_entries(iovs, n, mem + start, unit, STRIDE);
+	for (i = 0; i < n; i++)
 		*(char *)(uintptr_t)iovs[i].base = 1;
-	}
 	if (n)
 		ret = close(create_items(dev, memfd, mem, iovs, n));
 	free(iovs);

@@ -148,10 +148,7 @@ TEST_F_TIMEOUT(load, most_entries, LOAD_TIMEOUT)
 
 	SKIP_WITHOUT_IMPORTER();
 	fill(mem, len, 1);
-	for (i = 0; i < ENTRIES; i++)
-		iovs[i] = (struct udmabuf_iovec) {
-			to_u64(mem + i * ENTRIES_STEP % ENTRIES * page), page
-		};
+	make_entries(iovs, ENTRIES, mem, page, ENTRIES_STEP);
 	buf = test_create(self->dev, 0, iovs, ENTRIES);
 	EXPECT_TRUE(buffer_is(test_map_buf(buf, len, PROT_READ), iovs, ENTRIES));
 	imp = test_attach(buf, 0, 0);

@@ -42,17 +42,13 @@ FIXTURE_TEARDOWN(memory)
 	SESSION_CLOSE(&self->session);
 }
 
-/* One entry for each @unit of the memory, in steps of @step entries. */
-static size_t make_iovs(struct udmabuf_iovec *iovs, const struct mem *mem, size_t unit,
-			size_t step)
+/* One entry for each @unit of the memory, in steps of @step entries; how many. */
+static size_t name_all(struct udmabuf_iovec *iovs, const struct mem *mem, size_t unit,
+		       size_t step)
 {
 	size_t niov = mem->len / unit;
-	size_t i;
 
-	for (i = 0; i < niov; i++) {
-		iovs[i].base = to_u64(mem->addr + i * step % niov * unit);
-		iovs[i].len = unit;
-	}
+	make_entries(iovs, niov, mem->addr, unit, step);
 	return niov;
 }
 
@@ -71,7 +67,7 @@ TEST_F(memory, one_iovec)
 TEST_F(memory, an_iovec_for_each_page)
 {
 	static struct udmabuf_iovec iovs[4096];
-	size_t niov = make_iovs(iovs, &self->mem, page_size(), 1);
+	size_t niov = name_all(iovs, &self->mem, page_size(), 1);
 	int buf = test_create(self->dev, 0, iovs, niov);
 	char *map = test_map_buf(buf, self->mem.len, PROT_READ | PROT_WRITE);
 
@@ -84,7 +80,7 @@ TEST_F(memory, an_iovec_for_each_page)
 TEST_F(memory, shuffled_pages)
 {
 	static struct udmabuf_iovec iovs[4096];
-	size_t niov = make_iovs(iovs, &self->mem, page_size(), SHUFFLE);
+	size_t niov = name_all(iovs, &self->mem, page_size(), SHUFFLE);
 	int buf = test_create(self->dev, 0, iovs, niov);
 	char *map = test_map_buf(buf, self->mem.len, PROT_READ | PROT_WRITE);
 
@@ -173,7 +169,7 @@ TEST_F(memory, two_buffers_of_the_same_memory)
 TEST_F(memory, last_iovec_fails)
 {
 	static struct udmabuf_iovec iovs[4097];
-	size_t niov = make_iovs(iovs, &self->mem, page_size(), 1);
+	size_t niov = name_all(iovs, &self->mem, page_size(), 1);
 	char *hole = anon_small(page_size());
 
 	munmap(hole, page_size());

@@ -275,8 +275,7 @@ TEST_F(faults, touching_a_page_does_not_populate_the_mapping)
 	size_t i;
 	int buf;
 
-	for (i = 0; i < ARRAY_SIZE(iovs); i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(mem.addr), mem.len };
+	make_entries(iovs, ARRAY_SIZE(iovs), mem.addr, mem.len, 0);
 	buf = test_create(self->dev, 0, iovs, ARRAY_SIZE(iovs));
 	i = tables_of_a_touch(buf, mem.len * ARRAY_SIZE(iovs), 0);
 	EXPECT_GE(3, i);
@@ -472,8 +471,6 @@ FIXTURE_VARIANT_ADD(windows, scattered) { .step = 707 };
 
 FIXTURE_SETUP(windows)
 {
-	size_t i;
-
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
 	self->page = page_size();
@@ -482,11 +479,7 @@ FIXTURE_SETUP(windows)
 	fill(self->mem, self->len, 1);
 	/* What is to be moved is so now, or it would lie in the buffer's order. */
 	close(test_create_one(self->dev, 0, self->mem, self->len));
-	for (i = 0; i < WINDOW_PAGES; i++) {
-		self->iovs[i].base = to_u64(self->mem + i * variant->step % WINDOW_PAGES *
-					    self->page);
-		self->iovs[i].len = self->page;
-	}
+	make_entries(self->iovs, WINDOW_PAGES, self->mem, self->page, variant->step);
 	self->buf = test_create(self->dev, 0, self->iovs, WINDOW_PAGES);
 }
 

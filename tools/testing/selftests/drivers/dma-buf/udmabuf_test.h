@@ -269,6 +269,21 @@ static inline void become(uid_t uid, size_t npages)
  * The ioctls of the driver
  */
 
+/*
+ * Entries for pieces of @unit bytes of the memory, each @step pieces behind the one
+ * before, and from its start again. By steps of none all are its first piece.
+ */
+static inline void make_entries(struct udmabuf_iovec *iovs, size_t niov, const void *mem,
+				size_t unit, size_t step)
+{
+	size_t i;
+
+	for (i = 0; i < niov; i++) {
+		iovs[i].base = to_u64(mem) + i * step % niov * unit;
+		iovs[i].len = unit;
+	}
+}
+
 static inline int _create(int dev, __u32 flags, const struct udmabuf_iovec *iovs, __u32 niov)
 {
 	struct udmabuf_create *arg;
@@ -496,12 +511,8 @@ static inline bool quota_left_is(int dev, size_t npages)
 	char *page = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int fits, more;
-	size_t i;
 
-	for (i = 0; i <= npages; i++) {
-		iovs[i].base = to_u64(page);
-		iovs[i].len = page_size();
-	}
+	make_entries(iovs, npages + 1, page, page_size(), 0);
 	more = _create(dev, 0, iovs, npages + 1);
 	if (more >= 0)
 		close(more);
