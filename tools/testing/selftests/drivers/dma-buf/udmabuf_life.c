@@ -530,26 +530,40 @@ static bool is_blocked(pid_t pid)
 }
 
 /*
+ * A child that is about to wait in the middle of a create; *@can is then 'y', 'n' if
+ * it cannot be made to.
+ */
+static pid_t start_waiter(int dev, const int *socks, char *can)
+{
+	size_t len = 16 * page_size();
+	pid_t pid = fork();
+
+	if (!pid) {
+		char *mem = blocking_range(len);
+
+		*can = mem ? 'y' : 'n';
+		if (write(socks[1], can, 1) == 1 && mem)
+			_create_one(dev, 0, mem, len);
+		_exit(errno == EFAULT);
+	}
+	if (read(socks[0], can, 1) != 1)
+		*can = 0;
+	return pid;
+}
+
+/*
  * Guards locks held while pinning (D7): a page fault of a userfaultfd range
  * takes as long as its owner likes. Others go on, and the call can be killed.
  */
 TEST_F(killed, create_that_waits_for_userfaultfd)
 {
 	size_t len = 16 * page_size();
-	pid_t pid = fork();
 	long long start;
-	char go;
+	char can;
+	pid_t pid = start_waiter(self->dev, self->socks, &can);
 
-	if (!pid) {
-		char *mem = blocking_range(len);
-
-		go = mem ? 'y' : 'n';
-		if (write(self->socks[1], &go, 1) == 1 && mem)
-			_create_one(self->dev, 0, mem, len);
-		_exit(errno == EFAULT);
-	}
-	ASSERT_EQ(1, read(self->socks[0], &go, 1));
-	if (go != 'y') {
+	ASSERT_NE(0, can);
+	if (can != 'y') {
 		reap(pid);
 		SKIP(return, "no userfaultfd for us");
 	}
@@ -580,21 +594,12 @@ TEST_F(killed, create_while_many_wait)
 	char *mem = anon_small(len), *map;
 	pid_t pids[WAITERS];
 	bool waiting = true;
-	char go = 'y';
+	char can;
 	int buf;
 
 	for (i = 0; i < WAITERS; i++) {
-		pids[i] = fork();
-		if (!pids[i]) {
-			char *range = blocking_range(16 * page);
-
-			go = range ? 'y' : 'n';
-			if (write(self->socks[1], &go, 1) == 1 && range)
-				_create_one(self->dev, 0, range, 16 * page);
-			_exit(0);
-		}
-		if (go == 'y')
-			ASSERT_EQ(1, read(self->socks[0], &go, 1));
+		pids[i] = start_waiter(self->dev, self->socks, &can);
+		ASSERT_NE(0, can);
 	}
 	sleep_ms(100);
 	for (i = 0; i < WAITERS; i++)
@@ -609,7 +614,7 @@ TEST_F(killed, create_while_many_wait)
 	}
 	if (!waiting && kernel_before(6, 3))
 		SKIP(return, "long-term pins do not wait for userfaultfd before Linux 6.3");
-	if (go != 'y')
+	if (can != 'y')
 		SKIP(return, "no userfaultfd for us");
 	EXPECT_TRUE(waiting);
 	map = test_map_buf(buf, len, PROT_READ);
@@ -664,27 +669,35 @@ TEST_F(killed, large_create)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
+/* One page, mapped @npages times in a row, so that a range of it pins as fast as any. */
+static char *map_in_a_row(size_t npages)
+{
+	size_t page = page_size(), i;
+	int fd = sealed_memfd(page, 0, 0);
+	char *area = mmap(NULL, npages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (i = 0; i < npages; i++)
+		if (mmap(area + i * page, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			 fd, 0) == MAP_FAILED)
+			return MAP_FAILED;
+	return area;
+}
+
 /*
  * Guards D6: 2^21 pins of one page overflow its reference count, and the kernel
- * warns shortly before. One page is mapped many times in a row, so that a range
- * of it pins as fast as any. The refusal must not depend on the quota.
+ * warns shortly before. The refusal must not depend on the quota.
  */
 TEST_F(killed, pins_of_one_page_are_bounded)
 {
-	size_t page = page_size(), npages = 4096, niov = 2 * (1 << 21) / npages, i;
+	size_t page = page_size(), npages = 4096, niov = 2 * (1 << 21) / npages;
 	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
-	char *area = mmap(NULL, npages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *area = map_in_a_row(npages);
 
 	set_capability(CAP_IPC_LOCK, true);
 	if (!has_capability(CAP_IPC_LOCK))
 		SKIP(return, "needs CAP_IPC_LOCK");
-	ASSERT_EQ(0, ftruncate(fd, page));
-	for (i = 0; i < npages; i++)
-		ASSERT_NE(MAP_FAILED, mmap(area + i * page, page, PROT_READ | PROT_WRITE,
-					   MAP_SHARED | MAP_FIXED, fd, 0));
-	for (i = 0; i < niov; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(area), npages * page };
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	make_entries(iovs, niov, area, npages * page, 0);
 	/* 32 bits do not reach as far. */
 	test_err_create(largest_size() / page < 1 << 21 ? E2BIG : ENOMEM, self->dev, 0, iovs, niov);
 	EXPECT_EQ(0, fault_signal(area, true));
@@ -695,19 +708,14 @@ TEST_F(killed, pins_of_one_page_are_bounded_over_all_buffers)
 {
 	size_t page = page_size(), npages = 4096, niov = 32, i;
 	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
-	char *area = mmap(NULL, npages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *area = map_in_a_row(npages);
 	int buf = -1;
 
 	set_capability(CAP_IPC_LOCK, true);
 	if (!has_capability(CAP_IPC_LOCK))
 		SKIP(return, "needs CAP_IPC_LOCK");
-	ASSERT_EQ(0, ftruncate(fd, page));
-	for (i = 0; i < npages; i++)
-		ASSERT_NE(MAP_FAILED, mmap(area + i * page, page, PROT_READ | PROT_WRITE,
-					   MAP_SHARED | MAP_FIXED, fd, 0));
-	for (i = 0; i < niov; i++)
-		iovs[i] = (struct udmabuf_iovec) { to_u64(area), npages * page };
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	make_entries(iovs, niov, area, npages * page, 0);
 	for (i = 0; i < 17; i++) {
 		buf = _create(self->dev, 0, iovs, niov);
 		if (buf < 0)

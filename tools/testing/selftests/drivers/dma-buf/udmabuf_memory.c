@@ -392,11 +392,10 @@ TEST_F(sources, partly_unmapped_is_efault)
 
 TEST_F(sources, beyond_the_end_of_a_file_is_efault)
 {
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	int fd = sealed_memfd(page_size(), 0, 0);
 	char *file = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
 	ASSERT_NE(MAP_FAILED, (void *)file);
-	ASSERT_EQ(0, ftruncate(fd, page_size()));
 	test_err_create_one(EFAULT, self->dev, 0, file, self->len);
 }
 

@@ -380,11 +380,10 @@ TEST_F(faults, poisoned_hugetlb_page_is_sigbus)
 TEST_F(faults, truncated_memfd_stays_in_the_buffer)
 {
 	size_t len = 8 * page_size();
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	int fd = sealed_memfd(len, 0, 0);
 	char *mem, *map;
 	int buf;
 
-	ASSERT_EQ(0, ftruncate(fd, len));
 	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, (void *)mem);
 	fill(mem, len, 1);

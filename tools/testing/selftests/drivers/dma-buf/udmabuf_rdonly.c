@@ -292,10 +292,9 @@ TEST_F(rdonly_sources, private_file_mapping_stays_coherent)
 
 TEST_F(rdonly_sources, private_memfd_mapping_stays_coherent)
 {
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", 0U);
+	int fd = sealed_memfd(self->len, 0, 0);
 	char *mem, *map;
 
-	ASSERT_EQ(0, ftruncate(fd, self->len));
 	ASSERT_EQ(1, pwrite(fd, "x", 1, 0));
 	mem = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 	ASSERT_NE(MAP_FAILED, (void *)mem);

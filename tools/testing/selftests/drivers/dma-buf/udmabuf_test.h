@@ -962,11 +962,9 @@ static inline int sealed_memfd(size_t len, unsigned int flags, unsigned int seal
 
 static inline char *map_memfd(size_t len)
 {
-	int fd = syscall(__NR_memfd_create, "udmabuf-test", MFD_CLOEXEC);
-	char *addr = MAP_FAILED;
+	int fd = sealed_memfd(len, 0, 0);
+	char *addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
-	if (!ftruncate(fd, len))
-		addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	return addr;
 }
