@@ -91,8 +91,11 @@ FIXTURE_VARIANT_ADD(hugemap, thp) { .kind = MEM_THP };
 FIXTURE_VARIANT_ADD(hugemap, small_side_by_side) { .kind = MEM_THP, .split = true };
 FIXTURE_VARIANT_ADD(hugemap, hugetlb) { .kind = MEM_HUGETLB };
 
-/* @len bytes of huge pages that may stay where they are, or why not. */
-static struct mem huge_pages(int dev, enum mem_kind kind, size_t len)
+/*
+ * @len bytes of huge pages that may stay where they are, or of their parts, filled with
+ * 1; or why not. Parts that are zero would be replaced by the zero page.
+ */
+static struct mem huge_pages(int dev, enum mem_kind kind, size_t len, bool split)
 {
 	struct mem mem = { .addr = MAP_FAILED, .len = len, .why_not = "no huge pages" };
 	size_t huge = thp_size(), off;
@@ -106,27 +109,26 @@ static struct mem huge_pages(int dev, enum mem_kind kind, size_t len)
 	for (off = 0; off < len && page_frame(mem.addr); off += huge)
 		if (!physically_contiguous(mem.addr + off, huge))
 			mem.why_not = "the kernel had no transparent huge page to give";
+	fill(mem.addr, len, 1);
+	for (off = 0; split && off < len; off += huge)
+		if (split_huge_page(mem.addr + off))
+			mem.why_not = "cannot split a huge page through debugfs";
 	return mem;
 }
 
 FIXTURE_SETUP(hugemap)
 {
 	struct mem mem;
-	size_t i;
 
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
 	self->page = page_size();
 	self->huge = thp_size();
 	self->len = HUGE_PAGES * self->huge;
-	mem = huge_pages(self->dev, variant->kind, self->len);
+	mem = huge_pages(self->dev, variant->kind, self->len, variant->split);
 	if (mem.why_not)
 		SKIP(return, "%s", mem.why_not);
 	self->mem = mem.addr;
-	fill(self->mem, self->len, 1);
-	for (i = 0; variant->split && i < HUGE_PAGES; i++)
-		if (split_huge_page(self->mem + i * self->huge))
-			SKIP(return, "cannot split a huge page through debugfs");
 	self->buf = test_create_one(self->dev, 0, self->mem, self->len);
 }
 
@@ -363,6 +365,12 @@ static size_t failed_len(const struct _test_data_hugemap *self, enum mem_kind ki
 	return kind == MEM_HUGETLB ? self->huge : self->page;
 }
 
+/* Where that is, in the third huge page */
+static size_t failed_off(const struct _test_data_hugemap *self, size_t len)
+{
+	return (2 * self->huge + 7 * self->page) / len * len;
+}
+
 /*
  * The first offset where a load from @map does not do as it should if what is
  * from @bad on, @len bytes, has failed; or -1.
@@ -384,8 +392,7 @@ static long wrong_access(const struct _test_data_hugemap *self, char *map, size_
 
 TEST_F(hugemap, failed_before_it_was_touched)
 {
-	size_t len = failed_len(self, variant->kind);
-	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
+	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 
 	POISON(self->mem + bad);
@@ -397,8 +404,7 @@ TEST_F(hugemap, failed_before_it_was_touched)
 /* The first access is a store beside the page. */
 TEST_F(hugemap, failed_before_a_store)
 {
-	size_t len = failed_len(self, variant->kind);
-	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
+	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 
 	POISON(self->mem + bad);
@@ -411,8 +417,7 @@ TEST_F(hugemap, failed_before_a_store)
 /* Mappings that have entries keep them, as with small pages; new ones do not get them. */
 TEST_F(hugemap, failed_after_it_was_touched)
 {
-	size_t len = failed_len(self, variant->kind);
-	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
+	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 	char *again = test_map_at_phase(self->buf, 0, self->len, 0);
 	char *moved;
@@ -437,8 +442,7 @@ TEST_F(hugemap, failed_after_it_was_touched)
 /* An entry without the right to write gets it unless one of its pages has failed. */
 TEST_F(hugemap, failed_between_a_load_and_a_store)
 {
-	size_t len = failed_len(self, variant->kind);
-	size_t bad = (2 * self->huge + 7 * self->page) / len * len;
+	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
 	bool soft_dirty = clear_soft_dirty();
 	long before;
@@ -483,21 +487,17 @@ FIXTURE_VARIANT_ADD(pieces, hugetlb) { .kind = MEM_HUGETLB };
 
 FIXTURE_SETUP(pieces)
 {
-	size_t huge = thp_size(), i;
+	size_t huge = thp_size();
 	struct mem mem;
 
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
 	self->page = page_size();
 	self->npages = huge / self->page;
-	mem = huge_pages(self->dev, variant->kind, PIECE_HUGE_PAGES * huge);
+	mem = huge_pages(self->dev, variant->kind, PIECE_HUGE_PAGES * huge, variant->split);
 	if (mem.why_not)
 		SKIP(return, "%s", mem.why_not);
 	self->mem = mem.addr;
-	fill(self->mem, mem.len, 1);
-	for (i = 0; variant->split && i < PIECE_HUGE_PAGES; i++)
-		if (split_huge_page(self->mem + i * huge))
-			SKIP(return, "cannot split a huge page through debugfs");
 	self->small = anon_small(huge);
 	fill(self->small, huge, 2);
 	self->iovs = calloc(4 * self->npages, sizeof(*self->iovs));
@@ -729,7 +729,7 @@ TEST_F(others, memfd_of_huge_pages)
 /* A run with room for a huge entry, but not aligned for one at these addresses. */
 TEST_F_TIMEOUT(others, run_across_huge_pages, 120)
 {
-	struct mem mem = huge_pages(self->dev, MEM_HUGETLB, RUN_PAGES * self->huge);
+	struct mem mem = huge_pages(self->dev, MEM_HUGETLB, RUN_PAGES * self->huge, false);
 	struct udmabuf_iovec iovs[RUN_PAGES], iov;
 	size_t phases[] = { 0, self->page, self->huge / 2, self->huge - self->page };
 	size_t niov, len, i;
