@@ -15,6 +15,7 @@ FIXTURE(device) {
 	int dev;
 	char *mem;
 	size_t len;
+	struct udmabuf_iovec iovs[4096];	/* what the buffer is made of */
 	char *seen;
 	int buf;
 	int imp;
@@ -73,7 +74,6 @@ static long source_filled_until(const struct _test_data_device *self, bool shuff
 
 FIXTURE_SETUP(device)
 {
-	static struct udmabuf_iovec iovs[4096];
 	size_t i, npages;
 	struct mem mem;
 
@@ -88,11 +88,11 @@ FIXTURE_SETUP(device)
 	self->seen = calloc(1, self->len);
 	npages = self->len / page_size();
 	for (i = 0; i < npages; i++) {
-		iovs[i].base = to_u64(source(self, variant->shuffled, i));
-		iovs[i].len = page_size();
+		self->iovs[i].base = to_u64(source(self, variant->shuffled, i));
+		self->iovs[i].len = page_size();
 	}
 	fill_source(self, variant->shuffled, 1);
-	self->buf = test_create(self->dev, 0, iovs, npages);
+	self->buf = test_create(self->dev, 0, self->iovs, npages);
 	self->imp = test_attach(self->buf, 0, 0);
 }
 
@@ -328,6 +328,28 @@ TEST_F(device, kernel_mapping_ends_with_the_buffer)
 	EXPECT_EQ(before, vmapped_bytes());
 }
 
+/*
+ * More than a 32-bit kernel has addresses for. Guards an offer of a mapping that is
+ * bound to fail, of which the core warns.
+ */
+TEST_F(device, kernel_mapping_of_much)
+{
+	size_t niov = (256UL << 20) / self->len;
+	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
+	char last[8] = {};
+	int imp;
+
+	make_entries(iovs, niov, self->mem, self->len, 0);
+	imp = test_attach(test_create(self->dev, 0, iovs, niov), 0, 0);
+	if (_vmap(imp)) {
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_TRUE(kernel_is_32bit());
+		return;
+	}
+	test_vread(imp, niov * self->len - 8, last, 8);
+	EXPECT_EQ(0, memcmp(last, self->mem + self->len - 8, 8));
+}
+
 TEST_F(device, mapping_through_the_importer)
 {
 	char *map = test_map_buf(self->imp, self->len, PROT_READ | PROT_WRITE);
@@ -517,78 +539,53 @@ TEST_F(device, repeated_sync_brings_nothing_back)
 
 /* Segments */
 
-/* The runs of the buffer, cut into pieces of at most @max bytes. */
-static unsigned int expected_segments(const struct _test_data_device *self, bool shuffled,
-				      size_t max)
-{
-	size_t i, run = 0, npages = self->len / page_size();
-	unsigned int count = 0;
-	__u64 last = 0, frame;
-
-	for (i = 0; i < npages; i++, last = frame, run++) {
-		frame = page_frame(source(self, shuffled, i));
-		if (i && frame == last + 1 && run < max / page_size())
-			continue;
-		count++;
-		run = 0;
-	}
-	return count;
-}
+/* Of a device with these limits; @boundary 0: none. Are they as they should be? */
+#define EXPECT_SEGMENTS(frames, max, boundary)				\
+	do {								\
+		size_t __npages = self->len / page_size();		\
+		struct udmabuf_importer_map __m;			\
+		int __imp = importer_open();				\
+		ASSERT_EQ(0, _attach_bounded(__imp, self->buf, 0, max,	\
+					     (boundary) ? (boundary) - 1 : 0)); \
+		__m = test_map(__imp, IMPORTER_TO_DEVICE);		\
+		EXPECT_EQ(count_segments(frames, __npages, max, boundary), __m.nents) \
+			TH_LOG("at most %zu bytes, boundary %zu", (size_t)(max), \
+			       (size_t)(boundary));			\
+		EXPECT_GE(max, __m.longest);				\
+		EXPECT_EQ(self->len, __m.bytes);			\
+		EXPECT_DEVICE_SEES(__imp, __m, 1);			\
+		close(__imp);						\
+	} while (0)
 
 TEST_F(device, one_segment_for_each_run)
 {
 	size_t most = swiotlb_forced() ? BOUNCE_MAX : UINT_MAX & ~(page_size() - 1);
 	size_t limits[] = { most, 128 << 10, 64 << 10, 3 * page_size(), page_size() };
+	__u64 *frames = entries_frames(self->iovs, self->len / page_size());
 	size_t i;
 
-	if (!page_frame(self->mem))
+	if (!frames)
 		SKIP(return, "pagemap does not show page frames");
-	for (i = 0; i < ARRAY_SIZE(limits); i++) {
-		int imp = test_attach(self->buf, 0, limits[i]);
-		struct udmabuf_importer_map map = test_map(imp, IMPORTER_TO_DEVICE);
-
-		EXPECT_EQ(expected_segments(self, variant->shuffled, limits[i]), map.nents)
-			TH_LOG("at most %zu bytes", limits[i]);
-		EXPECT_GE(limits[i], map.longest);
-		EXPECT_EQ(self->len, map.bytes);
-		EXPECT_DEVICE_SEES(imp, map, 1);
-		close(imp);
-	}
+	for (i = 0; i < ARRAY_SIZE(limits); i++)
+		EXPECT_SEGMENTS(frames, limits[i], 0);
 }
 
 /* Some devices cannot count on across a boundary, wherever a segment starts. */
 TEST_F(device, no_segment_crosses_a_boundary)
 {
-	size_t page = page_size(), npages = self->len / page, i, k, run;
+	size_t page = page_size(), most = swiotlb_forced() ? BOUNCE_MAX : SIZE_MAX, i;
 	struct { size_t max, boundary; } rows[] = {
 		{ 64 * page, 16 * page }, { 3 * page, 16 * page }, { 12 * page, 8 * page },
 		{ 16 * page, 2 * page }, { page, page }, { 64 * page, 64 * page },
 	};
+	__u64 *frames = entries_frames(self->iovs, self->len / page);
 
-	if (!page_frame(self->mem))
+	if (!frames)
 		SKIP(return, "pagemap does not show page frames");
-	for (k = 0; k < ARRAY_SIZE(rows); k++) {
-		int imp = importer_open();
-		struct udmabuf_importer_map map;
-		unsigned int count = 0;
-		__u64 last = 0, frame;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		size_t max = rows[i].max < most ? rows[i].max : most;
 
-		if (swiotlb_forced() && rows[k].max > BOUNCE_MAX)
-			rows[k].max = BOUNCE_MAX;
-		ASSERT_EQ(0, _attach_bounded(imp, self->buf, 0, rows[k].max, rows[k].boundary - 1));
-		map = test_map(imp, IMPORTER_TO_DEVICE);
-		for (i = 0, run = 0; i < npages; i++, last = frame, run++) {
-			frame = page_frame(source(self, variant->shuffled, i));
-			if (i && frame == last + 1 && run < rows[k].max / page &&
-			    frame % (rows[k].boundary / page))
-				continue;
-			count++;
-			run = 0;
-		}
-		EXPECT_EQ(count, map.nents) TH_LOG("boundary %zu", rows[k].boundary);
-		EXPECT_EQ(self->len, map.bytes);
-		EXPECT_DEVICE_SEES(imp, map, 1);
-		close(imp);
+		EXPECT_SEGMENTS(frames, max, rows[i].boundary);
 	}
 }
 
@@ -760,28 +757,6 @@ TEST_F(tables, folios_of_a_list)
 	EXPECT_EQ(2 * NFOLIOS, segments(buf, 3, 0));
 }
 
-/*
- * More than a 32-bit kernel has addresses for. Guards an offer of a mapping that is
- * bound to fail, of which the core warns.
- */
-TEST_F(device, kernel_mapping_of_much)
-{
-	size_t niov = (256UL << 20) / self->len;
-	struct udmabuf_iovec *iovs = calloc(niov, sizeof(*iovs));
-	char last[8] = {};
-	int imp;
-
-	make_entries(iovs, niov, self->mem, self->len, 0);
-	imp = test_attach(test_create(self->dev, 0, iovs, niov), 0, 0);
-	if (_vmap(imp)) {
-		EXPECT_EQ(EINVAL, errno);
-		EXPECT_TRUE(kernel_is_32bit());
-		return;
-	}
-	test_vread(imp, niov * self->len - 8, last, 8);
-	EXPECT_EQ(0, memcmp(last, self->mem + self->len - 8, 8));
-}
-
 /* Maps that fail, and everything at the same time */
 
 FIXTURE(races) {
@@ -816,6 +791,7 @@ TEST_F(races, map_that_fails_half_way)
 	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
 	struct udmabuf_importer_map map;
 	int buf, imp;
+	char byte;
 
 	if (!swiotlb_forced())
 		SKIP(return, "boot with swiotlb=force");
@@ -829,7 +805,8 @@ TEST_F(races, map_that_fails_half_way)
 	test_sync_cpu(buf, SYNC_END(RW));
 	imp = test_attach(self->buf, 0, 0);
 	map = test_map(imp, IMPORTER_TO_DEVICE);
-	EXPECT_EQ(*(unsigned char *)self->mem, device_byte(imp, map.handle, 0));
+	test_device_read(imp, map.handle, 0, &byte, 1);
+	EXPECT_EQ(self->mem[0], byte);
 }
 
 static long long race_until;

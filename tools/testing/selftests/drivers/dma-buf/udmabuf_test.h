@@ -1445,14 +1445,6 @@ static inline int _cpu_access(int imp, unsigned int cmd, __u32 dir)
 #define test_cpu_begin(imp, dir) ASSERT_EQ(0, _cpu_access(imp, IMPORTER_BEGIN_CPU, dir))
 #define test_cpu_end(imp, dir)	ASSERT_EQ(0, _cpu_access(imp, IMPORTER_END_CPU, dir))
 
-/* A byte as the device sees it, -1 if it cannot be read. */
-static inline int device_byte(int imp, __u32 handle, __u64 off)
-{
-	unsigned char byte;
-
-	return _device_read(imp, handle, off, &byte, 1) ? -1 : byte;
-}
-
 #define SKIP_WITHOUT_IMPORTER()						\
 	do {								\
 		int __imp = importer_open();				\
@@ -1487,19 +1479,29 @@ static inline __u64 *entries_frames(const struct udmabuf_iovec *iovs, size_t nio
 	return NULL;
 }
 
-/* How many physically contiguous runs, of at most @max bytes each. */
-static inline unsigned int count_runs(const __u64 *frames, size_t npages, size_t max)
+/*
+ * How many physically contiguous runs, cut into segments of at most @max bytes which
+ * cross no multiple of @boundary bytes, if that is not 0.
+ */
+static inline unsigned int count_segments(const __u64 *frames, size_t npages, size_t max,
+					  size_t boundary)
 {
+	size_t page = page_size(), i, run = 0;
 	unsigned int count = 0;
-	size_t i, run = 0;
 
 	for (i = 0; i < npages; i++, run++) {
-		if (i && frames[i] == frames[i - 1] + 1 && run < max / page_size())
+		if (i && frames[i] == frames[i - 1] + 1 && run < max / page &&
+		    (!boundary || frames[i] % (boundary / page)))
 			continue;
 		count++;
 		run = 0;
 	}
 	return count;
+}
+
+static inline unsigned int count_runs(const __u64 *frames, size_t npages, size_t max)
+{
+	return count_segments(frames, npages, max, 0);
 }
 
 /*
