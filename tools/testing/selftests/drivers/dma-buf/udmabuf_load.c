@@ -17,7 +17,7 @@
 #define ENTRIES		65536
 #define ENTRIES_STEP	30011		/* prime */
 #define LARGEST		(8ULL << 30)
-#define PRESSED_MAX	"40M"
+#define PRESSED_MAX	(40UL << 20)
 #define HOG_LEN		(64UL << 20)
 
 static long memory_kib(const char *key)
@@ -373,23 +373,15 @@ static bool churning(void)
 	return now_ms() < churn.until;
 }
 
-/* With whatever is started from here: NULL, or why there is no such group. */
-static const char *limit_memory(void)
+/* Ours, until the groups are closed, but not swap: NULL, or why there are no groups. */
+static const char *limit_memory(struct cgroups *groups)
 {
-	char dir[] = "/tmp/cgroup-XXXXXX", path[96];
+	const char *why_not = cgroups_open(groups);
 
-	mkdir("/tmp", 01777);
-	if (!mkdtemp(dir) || mount("none", dir, "cgroup2", 0, NULL))
-		return "cannot mount cgroup2";
-	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", dir);
-	write_text(path, "+memory");
-	snprintf(path, sizeof(path), "%s/pressed", dir);
-	mkdir(path, 0755);
-	strcat(path, "/memory.max");
-	if (write_text(path, PRESSED_MAX))
-		return "no memory cgroups, or not root";
-	strcpy(strrchr(path, '/'), "/cgroup.procs");
-	return write_text(path, "0") ? "cannot enter a memory cgroup" : NULL;
+	if (why_not)
+		return why_not;
+	write_number(cgroup_file(groups, CGROUP_OUTER "/memory.max"), PRESSED_MAX);
+	return cgroup_enter(groups, CGROUP_INNER) ? "cannot enter a memory cgroup" : NULL;
 }
 
 /* Too much memory to be there at once, in huge pages and small ones, a part at a time */
@@ -499,11 +491,12 @@ static const char *run_churn(long ms)
 TEST_F_TIMEOUT(load, create_and_close_under_pressure, LOAD_TIMEOUT)
 {
 	const char *why_not = swap_on();
+	struct cgroups groups;
 	struct usage before;
 	long swapped;
 
 	SKIP_WITHOUT_IMPORTER();
-	why_not = why_not ?: limit_memory();
+	why_not = why_not ?: limit_memory(&groups);
 	if (why_not)
 		SKIP(return, "%s", why_not);
 	churn.dev = self->dev;
@@ -515,6 +508,7 @@ TEST_F_TIMEOUT(load, create_and_close_under_pressure, LOAD_TIMEOUT)
 	EXPECT_LT(0, churn.made);
 	EXPECT_LT(swapped, text_number("/proc/vmstat", "pswpin "));
 	EXPECT_STREQ("", usage_grew(&before));
+	cgroups_close(&groups);
 }
 
 TEST_HARNESS_MAIN
