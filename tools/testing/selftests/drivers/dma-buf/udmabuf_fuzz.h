@@ -370,6 +370,35 @@ static struct place *places_get(void)
 	return calloc(MAX_PLACES, sizeof(struct place));
 }
 
+/* What a create is asked for: the buffer that it is to make, and whether it must */
+struct request {
+	struct buffer buffer;
+	enum verdict verdict;
+	__u64 bytes;
+	__u64 start, len;	/* of the last piece, in its area */
+};
+
+static void pick_piece(struct request *request, const unsigned char *choices, size_t npages,
+		       bool first)
+{
+	request->start = pick_start(choices[0], npages, first ? 0 : request->start + request->len);
+	request->len = pick_bytes(choices[1], npages);
+}
+
+/* Can all of its pages be kept in mind? */
+static bool piece_fits(const struct request *request)
+{
+	return request->len / page_size() <= MAX_PLACES - request->buffer.npages;
+}
+
+static void add_piece(struct request *request, enum area_kind kind, enum verdict verdict)
+{
+	request->bytes += request->len;
+	request->verdict = worse(request->verdict, verdict);
+	add_places(&request->buffer, kind, request->start / page_size(),
+		   request->len / page_size(), request->verdict);
+}
+
 static struct buffer *add_buffer(int fd, const struct buffer *like)
 {
 	struct buffer *buffer = &world.buffers[world.nbuffers];
@@ -438,49 +467,54 @@ static void check_created(long ret, int err, enum verdict verdict, const char *e
 		WRONG("create: unexpected errno %d", err);
 }
 
+/* Up to @niov entries, the same @n again and again; how many */
+static __u32 pick_entries(struct request *request, struct udmabuf_iovec *iovs,
+			  const unsigned char *arg, __u32 n, __u32 niov)
+{
+	__u32 i;
+
+	for (i = 0; i < niov; i++) {
+		const unsigned char *choices = arg + i % n * 3;
+		enum area_kind kind = pick_kind(choices[0]);
+		struct area *area = area_get(kind);
+
+		pick_piece(request, choices + 1, area->npages, !(i % n));
+		iovs[i].base = to_u64(area->addr) + request->start;
+		iovs[i].len = request->len;
+		if (i >= n && !piece_fits(request))
+			break;
+		add_piece(request, kind, judge_area(kind, &iovs[i], request->buffer.rdonly));
+	}
+	return i;
+}
+
 static void call_create(const unsigned char *arg)
 {
 	static const __u32 all_flags[] = { 0, 1, 2, 3, 0, 1, 2, 3, 1, 0, 4, 0x80000000, ~0U };
 	static const char errors[] = { EFAULT, EOPNOTSUPP, ENOMEM, 0 };
-	__u32 n = pick_count(arg[1]), niov = n * pick_repeats(arg[2]), i;
+	__u32 n = pick_count(arg[1]), niov = n * pick_repeats(arg[2]);
 	__u32 flags = PICK(all_flags, arg[0]);
 	struct udmabuf_iovec *iovs = calloc(niov + 1, sizeof(*iovs));
-	struct buffer buffer = {
-		.rdonly = flags & 2,
-		.repeats = niov > n,
-		.places = places_get(),
+	struct request request = {
+		.buffer.rdonly = flags & 2,
+		.buffer.repeats = niov > n,
+		.buffer.places = places_get(),
+		.verdict = WELCOME,
 	};
-	enum verdict verdict = WELCOME;
-	__u64 start = 0, len = 0, bytes = 0;
 	long ret;
 	int err;
 
-	for (i = 0; i < niov; i++) {
-		const unsigned char *a = arg + 3 + i % n * 3;
-		enum area_kind kind = pick_kind(a[0]);
-		struct area *area = area_get(kind);
-
-		start = pick_start(a[1], area->npages, i % n ? start + len : 0);
-		len = pick_bytes(a[2], area->npages);
-		iovs[i].base = to_u64(area->addr) + start;
-		iovs[i].len = len;
-		if (len / page_size() > MAX_PLACES - buffer.npages && i >= n)
-			break;
-		bytes += len;
-		verdict = worse(verdict, judge_area(kind, &iovs[i], buffer.rdonly));
-		add_places(&buffer, kind, start / page_size(), len / page_size(), verdict);
-	}
-	niov = i;
-	if (buffer.rdonly && kernel_before(6, 2))
-		verdict = REFUSED;
+	niov = pick_entries(&request, iovs, arg + 3, n, niov);
+	if (request.buffer.rdonly && kernel_before(6, 2))
+		request.verdict = REFUSED;
 	ret = INJECTED(_create(world.dev, flags, iovs, niov));
 	err = list_error(flags, iovs, niov);
 	if (err && !injecting() && (ret != -1 || errno != -err))
 		WRONG("create: errno %d instead of %d", ret < 0 ? errno : 0, -err);
 	if (!err)
-		check_created(ret, errno, verdict, errors);
+		check_created(ret, errno, request.verdict, errors);
 	if (ret >= 0)
-		created(ret, flags, &buffer, bytes);
+		created(ret, flags, &request.buffer, request.bytes);
 	tally->creates += ret >= 0;
 	free(iovs);
 }
@@ -520,42 +554,49 @@ static long create_items(bool list, __u32 flags, const struct udmabuf_create_ite
 	return INJECTED(_create_memfd(world.dev, flags, items->memfd, items->offset, items->size));
 }
 
+/* As pick_entries() */
+static __u32 pick_items(struct request *request, struct udmabuf_create_item *items,
+			const unsigned char *arg, __u32 n, __u32 count)
+{
+	__u32 i;
+
+	for (i = 0; i < count; i++) {
+		const unsigned char *choices = arg + i % n * 3;
+		enum memfd_kind kind = pick_memfd(choices[0]);
+		struct area *area = area_get(AREA_MEMFD + (kind & 1));
+
+		pick_piece(request, choices + 1, area->npages, !(i % n));
+		items[i].memfd = world.fds[kind];
+		items[i].offset = request->start;
+		items[i].size = request->len;
+		if (i >= n && !piece_fits(request))
+			break;
+		add_piece(request, AREA_MEMFD + (kind & 1), judge_item(&items[i], kind));
+	}
+	return i;
+}
+
 static void call_create_items(const unsigned char *arg)
 {
 	static const char errors[] = { EINVAL, EBADFD, EACCES, ENOMEM, 0 };
 	bool list = arg[0] & 1, wrong;
-	__u32 n = list ? pick_count(arg[1]) : 1, count = n * (list ? pick_repeats(arg[2]) : 1), i;
+	__u32 n = list ? pick_count(arg[1]) : 1, count = n * (list ? pick_repeats(arg[2]) : 1);
 	struct udmabuf_create_item *items = calloc(count + 1, sizeof(*items));
-	struct buffer buffer = { .repeats = count > n, .places = places_get() };
-	enum verdict verdict = WELCOME;
-	__u64 start = 0, len = 0, bytes = 0;
+	struct request request = {
+		.buffer.repeats = count > n,
+		.buffer.places = places_get(),
+		.verdict = WELCOME,
+	};
 	long ret;
 
-	for (i = 0; i < count; i++) {
-		const unsigned char *a = arg + 3 + i % n * 3;
-		enum memfd_kind kind = pick_memfd(a[0]);
-		struct area *area = area_get(AREA_MEMFD + (kind & 1));
-
-		items[i].memfd = world.fds[kind];
-		start = pick_start(a[1], area->npages, i % n ? start + len : 0);
-		len = pick_bytes(a[2], area->npages);
-		items[i].offset = start;
-		items[i].size = len;
-		if (len / page_size() > MAX_PLACES - buffer.npages && i >= n)
-			break;
-		bytes += len;
-		verdict = worse(verdict, judge_item(&items[i], kind));
-		add_places(&buffer, AREA_MEMFD + (kind & 1), start / page_size(),
-			   len / page_size(), verdict);
-	}
-	count = i;
+	count = pick_items(&request, items, arg + 3, n, count);
 	wrong = items_wrong(items, count);
 	ret = create_items(list, arg[0] >> 1, items, count);
 	if (wrong && !injecting() && (ret != -1 || errno != EINVAL))
 		WRONG("create from memfds: errno %d", ret < 0 ? errno : 0);
-	check_created(ret, errno, wrong ? REFUSED : verdict, errors);
+	check_created(ret, errno, wrong ? REFUSED : request.verdict, errors);
 	if (ret >= 0)
-		created(ret, arg[0] >> 1, &buffer, bytes);
+		created(ret, arg[0] >> 1, &request.buffer, request.bytes);
 	tally->memfd_creates += ret >= 0;
 	free(items);
 }
