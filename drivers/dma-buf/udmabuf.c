@@ -130,6 +130,7 @@ struct udmabuf_extent {
 	};
 };
 
+/* What an importer has mapped; the buffer has a list of them. */
 struct udmabuf_map {
 	struct list_head node;
 	struct device *dev;
@@ -565,6 +566,7 @@ static int udmabuf_pin_error(unsigned long addr, int err, bool writable)
 	return udmabuf_is_file_range(addr, writable) ? -EOPNOTSUPP : -EFAULT;
 }
 
+/* Callers that are pinning now */
 static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
 
 /*
@@ -1714,7 +1716,7 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 /* dma-buf operations: kernel mapping */
 
 /* Appends to the array @pages, and returns its end. */
-static struct page **udmabuf_put_run(struct page **pages, struct page *page,
+static struct page **udmabuf_store_run(struct page **pages, struct page *page,
 				     unsigned long npages)
 {
 	while (npages--)
@@ -1723,20 +1725,20 @@ static struct page **udmabuf_put_run(struct page **pages, struct page *page,
 }
 
 /* The same with all pages of an extent */
-static struct page **udmabuf_put_extent(const struct udmabuf *ubuf, size_t i,
+static struct page **udmabuf_store_extent(const struct udmabuf *ubuf, size_t i,
 					struct page **pages)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, k;
 
 	if (!extent->listed)
-		return udmabuf_put_run(pages, extent->page, npages);
+		return udmabuf_store_run(pages, extent->page, npages);
 	if (!extent->order) {
 		memcpy(pages, extent->list, npages * sizeof(*pages));
 		return pages + npages;
 	}
 	for (k = 0; k < npages >> extent->order; k++)
-		pages = udmabuf_put_run(pages, extent->list[k], 1UL << extent->order);
+		pages = udmabuf_store_run(pages, extent->list[k], 1UL << extent->order);
 	return pages;
 }
 
@@ -1778,7 +1780,7 @@ static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
 	pages = kvmalloc_objs(*pages, ubuf->npages, GFP_KERNEL | __GFP_NOFAIL);
 	end = pages;
 	for (i = 0; i < ubuf->nextents; i++) {
-		end = udmabuf_put_extent(ubuf, i, end);
+		end = udmabuf_store_extent(ubuf, i, end);
 		cond_resched();
 	}
 	if (udmabuf_is_poisoned(ubuf))

@@ -170,6 +170,9 @@ TRACE_EVENT(udmabuf_fault,
 		  __print_symbolic(__entry->ret, UDMABUF_FAULT_RESULTS))
 );
 
+#undef EM
+#undef EMe
+
 #endif /* _TRACE_UDMABUF_H */
 
 /* This part must be outside protection */
