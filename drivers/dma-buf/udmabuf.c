@@ -1717,7 +1717,7 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 /* Appends to the array @pages, and returns its end. */
 static struct page **udmabuf_store_run(struct page **pages, struct page *page,
-				     unsigned long npages)
+				       unsigned long npages)
 {
 	while (npages--)
 		*pages++ = page++;
@@ -1726,7 +1726,7 @@ static struct page **udmabuf_store_run(struct page **pages, struct page *page,
 
 /* The same with all pages of an extent */
 static struct page **udmabuf_store_extent(const struct udmabuf *ubuf, size_t i,
-					struct page **pages)
+					  struct page **pages)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, k;
