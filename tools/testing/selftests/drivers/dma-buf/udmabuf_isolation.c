@@ -752,11 +752,25 @@ FIXTURE(userns) {
 	int socks[2];
 };
 
+/* Not in a chroot, nor where the distribution keeps them from users. */
+static bool has_user_namespaces(void)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		become(NOBODY_UID, LIMIT);
+		_exit(unshare(CLONE_NEWUSER | CLONE_NEWNS) ? KSFT_SKIP : 0);
+	}
+	return !reap(pid);
+}
+
 FIXTURE_SETUP(userns)
 {
 	SESSION_OPEN(&self->session);
 	if (geteuid())
 		SKIP(return, "needs root, to become another user");
+	if (!has_user_namespaces())
+		SKIP(return, "no user namespaces for users");
 	self->dev = self->session.dev;
 	self->page = page_size();
 	self->mem = anon_small(2 * LIMIT * self->page);
