@@ -88,6 +88,20 @@ mainline_users()
 	exec 9>&-
 }
 
+# "make install" for another machine, here without a kernel to build the importer for:
+# every program of the list is there, and it knows its time limit
+installed()
+{
+	local to=$work/installed program
+	in_root make -C "$tree/tools/testing/selftests" TARGETS=drivers/dma-buf O="$cache/selftests" \
+		USERLDFLAGS=-static KDIR=/none INSTALL_PATH="$to" install || return
+	grep -qx drivers/dma-buf:udmabuf_errno "$to/kselftest-list.txt" || return
+	while read -r program; do
+		[ -x "$to/${program/:/\/}" ] || { echo "not installed: $program"; return 1; }
+	done <"$to/kselftest-list.txt"
+	grep '^timeout=' "$to/drivers/dma-buf/settings"
+}
+
 # what it finds is what it prints
 lint()
 {
@@ -150,6 +164,7 @@ host_checks()
 	say 'checks on the host'
 	apply_checks
 	mainline_users
+	expect 'the tests can be installed for another machine' installed
 	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions
 	expect 'the documentation names tests that there are' documented_tests
 	expect 'README.md shows samples/udmabuf/udmabuf-example.c' readme_example
