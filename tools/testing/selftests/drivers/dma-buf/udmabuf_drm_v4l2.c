@@ -261,12 +261,14 @@ static bool has_allocator(int instance, int allocator)
 FIXTURE_SETUP(vivid)
 {
 	char *modprobe[] = { "modprobe", "vivid", "n_devs=2", "allocators=0,1", NULL };
+	char *settle[] = { "udevadm", "settle", NULL };
 	int instance = variant->bus[strlen(variant->bus) - 1] - '0';
 	struct mem mem;
 
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
-	if (access("/sys/module/vivid", F_OK) && run_quietly(modprobe))
+	if (access("/sys/module/vivid", F_OK) && run_quietly(modprobe) &&
+	    !run_quietly(settle))
 		sleep_ms(500);
 	self->video = find_vivid(variant->bus);
 	if (self->video < 0 || !has_allocator(instance, instance))
@@ -354,6 +356,16 @@ static bool is_white(const unsigned char *frame, size_t size)
 	return frame[0] > 200;
 }
 
+static bool beyond_32_bits(const char *mem, size_t len)
+{
+	size_t off;
+
+	for (off = 0; off < len; off += page_size())
+		if (page_frame(mem + off) > UINT_MAX / page_size())
+			return true;
+	return false;
+}
+
 TEST_F(vivid, captures_into_our_memory)
 {
 	int type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
@@ -363,6 +375,9 @@ TEST_F(vivid, captures_into_our_memory)
 
 	ASSERT_LT(0, size) TH_LOG("set up: %s", strerror(errno));
 	ASSERT_GE((int)half, size);
+	/* As in the setup: contiguous memory is for a device, and that one has 32 bits. */
+	if (variant->kind == MEM_THP && beyond_32_bits(self->mem, self->len))
+		SKIP(return, "this memory takes a bounce buffer, which vivid goes past");
 	memset(self->mem, SENTINEL, self->len);
 	for (i = 0; i < 2; i++) {
 		bufs[i] = test_create_one(self->dev, 0, self->mem + i * half, half);
