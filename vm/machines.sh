@@ -186,7 +186,8 @@ machine_tests()
 # The driver as others may build it: by the other compiler, for other machines, and
 # without each thing that it can do without, which then must not be missed in linking
 # either; or Kconfig refuses. Columns: a name, the machine, the compiler, whether to
-# link a kernel or only compile the driver, and what differs from these options.
+# link a kernel or only compile the driver, and what differs from these options. They
+# are added to allnoconfig, or to the configuration that the name begins with.
 build_options='64BIT=y EXPERT=y HUGETLBFS=y IA32_EMULATION=y MEMFD_CREATE=y MODULES=y
 	MULTIUSER=y NET=y SHMEM=y TMPFS=y TRANSPARENT_HUGEPAGE=y UDMABUF=m'
 builds()
@@ -194,6 +195,10 @@ builds()
 	local none='TRANSPARENT_HUGEPAGE=n HUGETLBFS=n SHMEM=n TMPFS=n MEMFD_CREATE=n'
 	local arm='64BIT= IA32_EMULATION=' i386='64BIT=n IA32_EMULATION='
 	cat <<-END
+	defconfig|x86_64|gcc|compile|
+	defconfig-clang|x86_64|clang|compile|
+	allmodconfig|x86_64|gcc|compile|PAGE_TABLE_CHECK=n
+	allmodconfig-clang|x86_64|clang|compile|PAGE_TABLE_CHECK=n
 	clang-y|x86_64|clang|compile|UDMABUF=y X86_MCE=y MEMORY_FAILURE=y
 	clang-m|x86_64|clang|compile|
 	arm64|arm64|aarch64-linux-gnu-gcc|compile|$arm MEMORY_FAILURE=y
@@ -228,7 +233,13 @@ build()
 	fragment=$(printf '%s\n' $5 $build_options | awk -F= '!seen[$1]++ && $2 { print "CONFIG_" $0 }')
 	mkdir -p "$o"
 	echo "$fragment" >"$o/fragment"
-	in_root "${make[@]}" KCONFIG_ALLCONFIG="$o/fragment" allnoconfig || return
+	case $1 in
+	defconfig*|allmodconfig*)
+		in_root "${make[@]}" "${1%%-*}" || return
+		echo "$fragment" >>"$o/.config"
+		in_root "${make[@]}" olddefconfig || return ;;
+	*)	in_root "${make[@]}" KCONFIG_ALLCONFIG="$o/fragment" allnoconfig || return ;;
+	esac
 	for option in $fragment; do
 		case $4$option in
 		refuseCONFIG_UDMABUF=*)	! grep -q '^CONFIG_UDMABUF=' "$o/.config" ;;
