@@ -571,9 +571,9 @@ TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 #define GROUP_LIMIT	(2560 * page_size())
 #define GROUP_SLACK	(GROUP_LIMIT / 10)	/* each CPU keeps some pages charged */
 #define TOO_MUCH	(2 * GROUP_LIMIT)
-#define LISTS_LIMIT	(4UL << 20)
+#define LISTS_LIMIT	((4UL << 20) + 64 * page_size())
 #define LISTED		16384	/* pages, in as many pieces, of 256 different ones */
-#define MOST_BUFFERS	64
+#define MOST_BUFFERS	96
 
 FIXTURE(memcg) {
 	struct session session;
