@@ -899,21 +899,74 @@ static const char *map_pieces(void)
 	return NULL;
 }
 
-/* Mapped where huge entries are possible, if anywhere. */
-TEST_F_TIMEOUT(races, fault_against_fault_and_remap, RACE_TIMEOUT)
+/* Stores, because the core does not care how reads meet. */
+static void store_everywhere(void)
+{
+	size_t off;
+
+	for (off = 0; off < race.len; off += thp_size())
+		*(volatile __u64 *)(race.spare + off) = stamp(OWNER, off);
+}
+
+static const char *keep_storing(void)
+{
+	while (racing())
+		store_everywhere();
+	return NULL;
+}
+
+/*
+ * From then on no huge entry is made, but one that is on its way is not stopped: it must
+ * not meet the page table that our fault makes. Most often it does where the kernel can
+ * be preempted.
+ */
+static const char *map_and_want_no_huge_entries(void)
+{
+	while (racing()) {
+		prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+		if (mmap(race.spare, race.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			 race.slot, 0) == MAP_FAILED)
+			return "mmap";
+		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+		store_everywhere();
+		count(&race.attacks);
+	}
+	return NULL;
+}
+
+/* A buffer mapped where huge entries are possible, if anywhere; or why not */
+static const char *prepare_faults(void)
 {
 	struct mem mem = mem_get(MEM_THP, mem_len(MEM_THP));
 
 	if (mem.why_not)
-		SKIP(return, "%s", mem.why_not);
+		return mem.why_not;
 	race.len = mem.len;
 	race.mem = mem.addr;
 	refill(0, pages());
-	race.slot = test_create_one(race.dev, 0, mem.addr, mem.len);
+	race.slot = _create_one(race.dev, 0, mem.addr, mem.len);
 	race.spare = anon_aligned(mem.len, thp_size());
-	ASSERT_EQ(race.spare, mmap(race.spare, mem.len, PROT_READ | PROT_WRITE,
-				   MAP_SHARED | MAP_FIXED, race.slot, 0));
+	return mmap(race.spare, mem.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		    race.slot, 0) == MAP_FAILED ? "no mapping" : NULL;
+}
+
+TEST_F_TIMEOUT(races, fault_against_fault_and_remap, RACE_TIMEOUT)
+{
+	const char *why_not = prepare_faults();
+
+	if (why_not)
+		SKIP(return, "%s", why_not);
 	EXPECT_RACE(fault_anywhere, fault_anywhere, fault_anywhere, map_pieces);
+	EXPECT_LT(0, race.attacks);
+}
+
+TEST_F_TIMEOUT(races, faults_of_both_sizes, RACE_TIMEOUT)
+{
+	const char *why_not = prepare_faults();
+
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	EXPECT_RACE(keep_storing, keep_storing, map_and_want_no_huge_entries);
 	EXPECT_LT(0, race.attacks);
 }
 
