@@ -467,19 +467,31 @@ static bool find_block(const char *addr)
 	return true;
 }
 
+/* 0; 1 if refused; or else the kernel would have tried for ever to empty the block. */
+static int put_offline(void)
+{
+	char command[160];
+	int status;
+
+	snprintf(command, sizeof(command), "timeout 5 sh -c 'echo offline >%s' 2>/dev/null", block);
+	status = system(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 /*
  * Can the block be put offline at all? It is online again then. Who holds one of its
  * pages for a moment, as whatever ran before us may, is waited for.
  */
 static bool can_offline(void)
 {
-	int tries;
+	int tries = 20, failed;
 
-	for (tries = 0; tries < 20; tries++) {
-		if (!write_text(block, "offline"))
+	do {
+		failed = put_offline();
+		if (!failed)
 			return !write_text(block, "online_movable");
 		sleep_ms(100);
-	}
+	} while (failed == 1 && --tries);
 	return false;
 }
 
@@ -521,7 +533,7 @@ static const char *attack_offline(void)
 	while (racing()) {
 		madvise(race.mem, race.len, MADV_DONTNEED);
 		refill(0, pages());
-		if (write_text(block, "offline"))
+		if (put_offline())
 			continue;
 		count(&race.attacks);
 		if (write_text(block, "online_movable"))
