@@ -594,14 +594,17 @@ TEST_F_TIMEOUT(fail_nth, mappings, 300)
 {
 	static int (* const runs[])(struct sweeper *self) = { run_load, run_store, run_write };
 	struct sweeper *sweeper = self->sweeper;
-	size_t phases[] = { page_size(), 0 }, i, j;
+	size_t phases[] = { page_size(), 0 }, n = ARRAY_SIZE(phases), i, j;
 
+	/* All page tables above a huge entry are there already in a process this small. */
+	if (sizeof(long) == 4 && has_huge_entries())
+		n = 1;
 	test_memory(MEM_THP, 2 * thp_size());
 	fill(sweeper->mem.addr, sweeper->mem.len, 1);
 	take_pieces(sweeper, 1);
 	sweeper->memfd = sealed_memfd(page_size(), 0, 0);
 	ASSERT_LE(0, run_create(sweeper));
-	for (i = 0; i < ARRAY_SIZE(phases); i++) {
+	for (i = 0; i < n; i++) {
 		choose_area(sweeper, phases[i]);
 		EXPECT_SWEEP(.run = run_mmap, .check = check_mapping, .undo = undo_mmap);
 		for (j = 0; j < ARRAY_SIZE(runs); j++) {
