@@ -548,10 +548,7 @@ static inline void ledger_read(struct ledger *ledger, int dev)
 	ledger->bugs = text_number("/proc/sys/kernel/tainted", "") & TAINT_BUGS;
 }
 
-/*
- * "" or what is not as it was. The last fput() of a buffer may come late. Pins that were
- * there before and are not ours may be gone: a read from virtiofs has some.
- */
+/* "" or what is not as it was. The last fput() of a buffer may come late. */
 static inline const char *ledger_difference(const struct ledger *before, int dev)
 {
 	static char text[160];
@@ -562,8 +559,8 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
 		ledger_read(&now, dev);
 		if (now.bugs != before->bugs)
 			return "the kernel log has a warning";
-		if (now.pinned <= before->pinned && now.pinned >= 0 &&
-		    now.vmpin == before->vmpin && now.whole_quota == before->whole_quota)
+		if (now.pinned == before->pinned && now.vmpin == before->vmpin &&
+		    now.whole_quota == before->whole_quota)
 			return "";
 		if (now_ms() > deadline)
 			break;
@@ -724,12 +721,16 @@ struct session {
 static inline const char *session_open(struct session *session)
 {
 	const char *why_not = device_open(&session->dev);
+	long long deadline = now_ms() + SETTLE_MS;
 
 	if (why_not)
 		return why_not;
 	set_memlock(SESSION_MEMLOCK);
 	set_capability(CAP_IPC_LOCK, false);
-	ledger_read(&session->before, session->dev);
+	/* Others may be about to unpin what they have: a read from virtiofs, who was killed. */
+	do {
+		ledger_read(&session->before, session->dev);
+	} while (session->before.pinned && now_ms() < deadline);
 	return NULL;
 }
 
