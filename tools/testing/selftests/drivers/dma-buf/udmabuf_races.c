@@ -22,7 +22,7 @@
 #define EXIT_ARGUMENT	"--exit"	/* see main() */
 #define STRANGER	77		/* seeds of fill() */
 #define OWNER		1
-#define RACE_TIMEOUT	200
+#define RACE_TIMEOUT	120
 #define PATIENCE_MS	80000		/* for races until an attack succeeds at all */
 
 /* What the threads of a race share */
@@ -473,8 +473,7 @@ static int put_offline(void)
 	char command[160];
 	int status;
 
-	snprintf(command, sizeof(command), "timeout 30 sh -c 'echo offline >%s' 2>/dev/null",
-		 block);
+	snprintf(command, sizeof(command), "timeout 5 sh -c 'echo offline >%s' 2>/dev/null", block);
 	status = system(command);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
