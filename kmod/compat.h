@@ -13,15 +13,12 @@
 #error "udmabuf needs Linux 6.1 or later"
 #endif
 
-#ifdef CONFIG_PAGE_TABLE_CHECK
-#error "udmabuf would stop a kernel with CONFIG_PAGE_TABLE_CHECK, see drivers/dma-buf/Kconfig"
-#endif
-
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
+#include <linux/page_table_check.h>
 #include <linux/sched/user.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -74,6 +71,27 @@ static inline void udmabuf_free_uid(struct user_struct *user)
 #define free_uid udmabuf_free_uid
 #endif
 
+#ifndef HAVE_PMDP_GET_LOCKLESS
+#define pmdp_get_lockless(pmdp) pmd_read_atomic(pmdp)
+#endif
+
+#if defined(CONFIG_PAGE_TABLE_CHECK) && !defined(HAVE_PAGE_TABLE_CHECK_PMDS_SET)
+/*
+ * The check counts special entries as well: an anonymous page in one would stop
+ * the machine.
+ */
+static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
+					    unsigned long addr, unsigned long pfn)
+{
+	if (!static_branch_likely(&page_table_check_disabled) &&
+	    PageAnon(pfn_to_page(pfn)))
+		return VM_FAULT_SIGBUS;
+	return vmf_insert_pfn(vma, addr, pfn);
+}
+
+#define vmf_insert_pfn udmabuf_insert_pfn
+#endif
+
 #ifdef HAVE_PFN_T
 #include <linux/pfn_t.h>
 
@@ -96,12 +114,6 @@ static inline void unpin_user_folio(struct folio *folio, unsigned long npins)
 {
 	unpin_user_page_range_dirty_lock(&folio->page, npins, false);
 }
-
-/*
- * GUP is from the time when it took the pages under one huge entry one by one,
- * so nothing may be concluded from the first: have them all looked at.
- */
-#define PageAnonExclusive(page) ((void)(page), true)
 #endif
 
 #ifdef HAVE_FLAWED_LONGTERM_PIN
@@ -184,6 +196,9 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	}
 	return n < 0 ? n : nfolios;
 }
+
+/* Page faults fill holes, with the right account of reservations. */
+#define is_file_hugepages(file) false
 
 /* Mapping takes this lock itself, where it does not just look at the seals. */
 #define inode_lock_shared_killable(inode) ((void)(inode), 0)

@@ -34,13 +34,17 @@
  *   userfaultfd range may take for ever. For one batch of a memfd its inode is
  *   locked, so that no seal comes between the look at the seals and the pins.
  *
- * Lock order: mmap_lock, dma_resv, udmabuf.lock. The inode's lock is held with
- * neither of the latter.
+ * Lock order: mmap_lock, dma_resv, then dma_lock or fault_lock, which are never
+ * held together. No memory is allocated under dma_lock, because reclaim may run
+ * an importer's shrinker that unmaps the buffer. The inode's lock is held with
+ * none of them but mmap_lock.
  */
 
 #include <linux/capability.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
+#include <linux/falloc.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -54,6 +58,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
+#include <linux/page_table_check.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
@@ -146,37 +151,38 @@ struct udmabuf {
 	struct udmabuf_extent *extents;
 	size_t max_extents;
 	pgoff_t max_npages;
-	struct page *last_page;	/* unless it is in a list */
+	struct page *last_page;	/* of the buffer so far; NULL if it is in a list */
 	bool writable;
 	bool folio_pins;
 
-	/*
-	 * Where pages of another file than the one before begin; last_mapping is
-	 * only ever compared.
-	 */
-	pgoff_t *files;
-	size_t nfiles;
-	struct address_space *last_mapping;
+	/* Inodes of the buffer's files that may get, or have, seals against writers */
+	struct xarray inodes;
+	struct inode *last_inode;
 
-	/* Who was charged; no user where CAP_IPC_LOCK spared it. */
+	/* What was charged; user is NULL if CAP_IPC_LOCK exempted the creator. */
 	unsigned long charged;
 	struct user_struct *user;
 	struct mm_struct *mm;
 
-	/* Protects what follows, and keeps the mappings alive during a sync. */
-	struct mutex lock;
+	/*
+	 * Held from before a DMA mapping is made until it is in the list, and from
+	 * before it leaves the list until it is gone, so that each CPU access finds
+	 * all mappings that exist. Protects maps and vaddr.
+	 */
+	struct mutex dma_lock;
 	struct list_head maps;
 	void *vaddr;
-	unsigned int nmappings;
 
-	/* What the kernel's mapping has in the place of failed pages, if there are any */
-	struct page *spare;
+	/* Of the kernel mapping; dma_resv protects them. */
+	struct page **vmap_pages;
+	struct page *spare;	/* mapped in place of failed pages, if there are any */
 
-	u64 ino;	/* of the dma-buf, which has lost it when it is released */
+	u64 ino;	/* of the dma-buf, whose file is gone when it is released */
 
-	/* Where the last fault ended, and how much it populated at most */
-	pgoff_t fault_pgoff;
-	unsigned long fault_pages;
+	/* Serializes page faults of both sizes; protects what follows. */
+	struct mutex fault_lock;
+	pgoff_t fault_pgoff;		/* end of the last fault's window */
+	unsigned long fault_pages;	/* size of that window */
 };
 
 /* Accounting */
@@ -264,11 +270,6 @@ static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i,
 	       (pgoff & ((1UL << extent->order) - 1));
 }
 
-static struct page *udmabuf_page(const struct udmabuf *ubuf, pgoff_t pgoff)
-{
-	return udmabuf_extent_page(ubuf, udmabuf_find_extent(ubuf, pgoff), pgoff);
-}
-
 static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
 {
 	struct udmabuf_extent *extents;
@@ -284,21 +285,21 @@ static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
 	return 0;
 }
 
-/* Expects the rest of the buffer to be like what is there. */
-static int udmabuf_grow_extents(struct udmabuf *ubuf)
-{
-	size_t want = 2 * ubuf->max_extents ?: 16;
-
-	if (ubuf->npages >= UDMABUF_PIN_FOLIOS)
-		want = max_t(u64, want,
-			     DIV64_U64_ROUND_UP((u64)ubuf->nextents * ubuf->max_npages,
-						ubuf->npages));
-	return udmabuf_resize_extents(ubuf, min_t(size_t, ubuf->max_npages, want));
-}
-
+/* Makes room for one more. Extrapolates their number from the pages so far. */
 static int udmabuf_reserve_extent(struct udmabuf *ubuf)
 {
-	return ubuf->nextents < ubuf->max_extents ? 0 : udmabuf_grow_extents(ubuf);
+	u64 want = 2 * ubuf->max_extents ?: 16;
+
+	if (ubuf->nextents < ubuf->max_extents)
+		return 0;
+	if (ubuf->npages >= UDMABUF_PIN_FOLIOS)
+		want = max(want, DIV64_U64_ROUND_UP((u64)ubuf->nextents * ubuf->max_npages,
+						    ubuf->npages));
+	/* kvmalloc() refuses more than INT_MAX bytes. */
+	want = min3(want, (u64)ubuf->max_npages, (u64)INT_MAX / sizeof(*ubuf->extents));
+	if (want <= ubuf->nextents)
+		return -ENOMEM;
+	return udmabuf_resize_extents(ubuf, want);
 }
 
 /* Without memory for a shorter array the longer one serves as well. */
@@ -356,11 +357,9 @@ static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
 /* Seals */
 
 /* The seals of a memfd or hugetlbfs file, -EBADFD for any other. */
-static int udmabuf_get_seals(struct address_space *mapping)
+static int udmabuf_get_seals(struct inode *inode)
 {
-	struct inode *inode = mapping->host;
-
-	if (shmem_mapping(mapping))
+	if (shmem_mapping(inode->i_mapping))
 		return READ_ONCE(SHMEM_I(inode)->seals);
 #ifdef CONFIG_HUGETLBFS
 	if (inode->i_sb->s_magic == HUGETLBFS_MAGIC)
@@ -369,92 +368,79 @@ static int udmabuf_get_seals(struct address_space *mapping)
 	return -EBADFD;
 }
 
-/* The file whose page cache the folio is in; it stays only as long as RCU says. */
-static struct address_space *udmabuf_folio_file(struct folio *folio)
+#define UDMABUF_WRITE_SEALS	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
+
+/*
+ * Must mappings of the buffer look at the inode's seals? Seals are never removed,
+ * and none is added once F_SEAL_SEAL is there, as in all files but memfds. So the
+ * inodes kept are those of memfds, which are on mounts of the kernel's own.
+ */
+static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *inode)
 {
-	/* Truncation may clear it at any time. */
-	return folio_test_anon(folio) ? NULL : READ_ONCE(folio->mapping);
+	int seals;
+
+	if (inode == ubuf->last_inode)
+		return false;
+	seals = udmabuf_get_seals(inode);
+	return seals >= 0 && (!(seals & F_SEAL_SEAL) || seals & UDMABUF_WRITE_SEALS);
 }
 
-/* Remembers if what comes to @pgoff is of another file than what came before. */
-static int udmabuf_note_file(struct udmabuf *ubuf, struct address_space *mapping,
-			     pgoff_t pgoff)
+/* Takes over the caller's reference. */
+static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	pgoff_t *files;
+	/* Inodes do not overlap: no two have the same index. */
+	int ret = xa_insert(&ubuf->inodes, (unsigned long)inode / sizeof(*inode),
+			    inode, UDMABUF_GFP);
 
-	if (!mapping || mapping == ubuf->last_mapping)
-		return 0;
-	files = krealloc_array(ubuf->files, ubuf->nfiles + 1, sizeof(*files),
-			       UDMABUF_GFP);
-	if (!files)
-		return -ENOMEM;
-	files[ubuf->nfiles++] = pgoff;
-	ubuf->files = files;
-	ubuf->last_mapping = mapping;
+	if (ret)
+		iput(inode);
+	if (ret && ret != -EBUSY)
+		return ret;
+	ubuf->last_inode = inode;
 	return 0;
 }
 
-/* Has the file of the pages from @pgoff to @end been sealed against new writers? */
-static bool udmabuf_file_is_sealed(const struct udmabuf *ubuf, pgoff_t pgoff,
-				   pgoff_t end)
+static int udmabuf_keep_file(struct udmabuf *ubuf, struct file *file)
 {
-	struct address_space *mapping;
-	int seals = -EBADFD;
-	struct page *page;
+	struct inode *inode = file_inode(file);
 
-	/* A hole punched into the file made it forget some of our pages. */
-	for (; seals < 0 && pgoff < end; pgoff++) {
-		/* It may be many, and no mapping is left of a killed process. */
-		if (fatal_signal_pending(current))
-			return true;
-		page = udmabuf_page(ubuf, pgoff);
-		rcu_read_lock();
-		mapping = udmabuf_folio_file(page_folio(page));
-		if (mapping)
-			seals = udmabuf_get_seals(mapping);
-		rcu_read_unlock();
-		cond_resched();
-	}
-	return seals > 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE);
+	if (!udmabuf_must_keep_inode(ubuf, inode))
+		return 0;
+	ihold(inode);
+	return udmabuf_keep_inode(ubuf, inode);
 }
 
-static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
+static void udmabuf_put_inodes(struct udmabuf *ubuf)
 {
-	size_t i;
+	struct inode *inode;
+	unsigned long i;
 
-	for (i = 0; i < ubuf->nfiles; i++) {
-		pgoff_t end = i + 1 < ubuf->nfiles ? ubuf->files[i + 1] :
-						     ubuf->npages;
-
-		if (udmabuf_file_is_sealed(ubuf, ubuf->files[i], end))
-			return true;
+	xa_for_each(&ubuf->inodes, i, inode) {
+		iput(inode);
+		cond_resched();
 	}
+	xa_destroy(&ubuf->inodes);
+}
+
+/* Has any file of the buffer been sealed against new writers? */
+static bool udmabuf_is_sealed(struct udmabuf *ubuf)
+{
+	struct inode *inode;
+	unsigned long i;
+
+	xa_for_each(&ubuf->inodes, i, inode)
+		if (udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
+			return true;
 	return false;
 }
 
 /* Pinning */
 
 /*
- * Only memory whose pages may change at any time without anybody being told
- * may be pinned for good. GUP refuses most of the rest, but not the page cache
- * for reading. For a folio that is not anonymous.
+ * Has any page of this machine failed since it was started? The counter may lag
+ * behind a failure that is just being handled: the page is then found by the next
+ * look, as is one that fails right after this.
  */
-static bool udmabuf_folio_allowed(struct folio *folio)
-{
-	struct address_space *mapping;
-	bool allowed;
-
-	if (folio_test_hugetlb(folio))
-		return true;
-
-	rcu_read_lock();
-	mapping = udmabuf_folio_file(folio);
-	allowed = mapping && shmem_mapping(mapping);
-	rcu_read_unlock();
-	return allowed;
-}
-
-/* Has any page of this machine failed since it was started? */
 static bool udmabuf_any_poison(void)
 {
 #ifdef CONFIG_MEMORY_FAILURE
@@ -484,14 +470,14 @@ static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npa
 	return false;
 }
 
-/* Has a page of the buffer failed? They are looked at only where any page has. */
-static bool udmabuf_is_poisoned(const struct udmabuf *ubuf)
+/* Pages are looked at only where any page of the machine has failed. */
+static int udmabuf_check_poison(const struct udmabuf *ubuf)
 {
 	pgoff_t pgoff, n;
 	size_t i;
 
 	if (!udmabuf_any_poison())
-		return false;
+		return 0;
 
 	for (pgoff = 0, i = 0; i < ubuf->nextents; i++) {
 		pgoff_t end = udmabuf_extent_end(ubuf, i);
@@ -503,18 +489,38 @@ static bool udmabuf_is_poisoned(const struct udmabuf *ubuf)
 			n = min(end - pgoff, udmabuf_folio_rest(folio, page));
 			if (udmabuf_folio_poisoned(folio) &&
 			    udmabuf_pages_poisoned(page, n))
-				return true;
+				return -EHWPOISON;
+			if (fatal_signal_pending(current))
+				return -EINTR;
 			cond_resched();
 		}
 	}
-	return false;
+	return 0;
 }
 
+/*
+ * Only memory that needs no write notification may be pinned for good. GUP
+ * refuses most of the rest, but not the page cache for reading. @folio is not
+ * anonymous. Truncation may clear its mapping at any time: what has left its file
+ * is refused, unless it is hugetlb, which is never anything but memory.
+ */
 static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio)
 {
-	if (!udmabuf_folio_allowed(folio))
+	struct address_space *mapping;
+	struct inode *inode = NULL;
+	bool allowed;
+
+	/* RCU keeps the inode in memory, igrab() fails if it is about to go. */
+	rcu_read_lock();
+	mapping = READ_ONCE(folio->mapping);
+	allowed = folio_test_hugetlb(folio) || (mapping && shmem_mapping(mapping));
+	if (allowed && mapping && udmabuf_must_keep_inode(ubuf, mapping->host))
+		inode = igrab(mapping->host);
+	rcu_read_unlock();
+
+	if (!allowed)
 		return -EOPNOTSUPP;
-	return udmabuf_note_file(ubuf, udmabuf_folio_file(folio), ubuf->npages);
+	return inode ? udmabuf_keep_inode(ubuf, inode) : 0;
 }
 
 /* @npages of the folio, which were just pinned; the buffer will go on there. */
@@ -566,12 +572,12 @@ static int udmabuf_pin_error(unsigned long addr, int err, bool writable)
 	return udmabuf_is_file_range(addr, writable) ? -EOPNOTSUPP : -EFAULT;
 }
 
-/* Callers that are pinning now */
+/* Callers that have, or are about to have, pins whose folios were not looked at */
 static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
 
 /*
  * A batch may name one page throughout, and its references are looked at only
- * after the fact. If the n-th of all callers pinning now takes at most
+ * after the fact. If the n-th of all such callers takes at most
  * UDMABUF_PIN_INFLIGHT / n pages, then even PID_MAX_LIMIT callers stopped at
  * that very point together hold fewer than
  * UDMABUF_PIN_INFLIGHT * (1 + ln(4194304 / 32)) * GUP_PIN_COUNTING_BIAS < 0.9e9
@@ -585,9 +591,9 @@ static unsigned long udmabuf_pin_limit(unsigned long max)
 }
 
 /*
- * From @first to @end: pinned, but not yet part of the buffer. It is full at
- * @limit, which is below @max when many are pinning. While it is filled from a
- * memfd, the memfd's @inode is locked.
+ * From @first to @end: pinned, but not yet part of the buffer. It is flushed at
+ * @limit pages; pages of a process are looked at only then, so @limit is below
+ * @max while many are pinning. The @inode of the memfd being pinned is locked.
  */
 struct udmabuf_batch {
 	struct page **pages;
@@ -600,7 +606,6 @@ static void udmabuf_empty_batch(struct udmabuf_batch *batch)
 {
 	batch->first = 0;
 	batch->end = 0;
-	batch->limit = udmabuf_pin_limit(batch->max);
 }
 
 static struct page **udmabuf_alloc_pages(const struct udmabuf_batch *batch)
@@ -661,72 +666,34 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 	return 0;
 }
 
-/* Are the pages four consecutive ones from @page on? */
-static inline bool udmabuf_are_four(struct page **pages, struct page *page)
-{
-	return pages[0] == page && udmabuf_pages_adjoin(page, pages[1]) &&
-	       udmabuf_pages_adjoin(page + 1, pages[2]) &&
-	       udmabuf_pages_adjoin(page + 2, pages[3]);
-}
-
 /* How many of the pages, at most @max, are consecutive? */
 static unsigned long udmabuf_count_adjoining(struct page **pages,
 					     unsigned long max)
 {
-	struct page *page = pages[0];
 	unsigned long n;
 
-	/* Sixteen at a time: it may be that all memory is looked at here. */
-	for (n = 0; n + 16 <= max && udmabuf_are_four(pages + n, page + n) &&
-	     udmabuf_are_four(pages + n + 4, page + n + 4) &&
-	     udmabuf_are_four(pages + n + 8, page + n + 8) &&
-	     udmabuf_are_four(pages + n + 12, page + n + 12); n += 16)
-		;
-	for (n = max(n, 1UL); n < max &&
-	     udmabuf_pages_adjoin(page + n - 1, pages[n]); n++)
+	for (n = 1; n < max && udmabuf_pages_adjoin(pages[n - 1], pages[n]); n++)
 		;
 	return n;
 }
 
-/*
- * Are the pages from the second on, up to the end of the folio, known to be
- * consecutive without a look at each? GUP, which must have found them in one
- * call, takes what one huge entry of the page table maps in one go, and a
- * hugetlb page is mapped by nothing else. Of an anonymous folio only exclusive
- * pages can be pinned. That is noted in each page that has an entry of its own,
- * and stays so while it is pinned, but for a huge entry in the first page only.
- */
-static bool udmabuf_is_one_entry(struct folio *folio, struct page **pages,
-				 unsigned long npages)
+/* Pages of any kind */
+static int udmabuf_add_pages(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 {
-	/* It is quicker to look. */
-	if (npages < 64)
-		return false;
-	return folio_test_hugetlb(folio) ||
-	       (folio_test_anon(folio) && pages[1] == pages[0] + 1 &&
-		!PageAnonExclusive(pages[1]));
-}
-
-/* Any pages, up to @end; @one_call if a single call has pinned them. */
-static int udmabuf_add_pages(struct udmabuf *ubuf, struct udmabuf_batch *batch,
-			     unsigned long end, bool one_call)
-{
-	unsigned long first, n;
-	int ret;
-
-	for (first = batch->first; first < end; first += n) {
-		struct page **pages = batch->pages + first;
+	while (batch->first < batch->end) {
+		struct page **pages = batch->pages + batch->first;
 		struct folio *folio = page_folio(pages[0]);
+		unsigned long n;
+		int ret;
 
-		n = min(end - first, udmabuf_folio_rest(folio, pages[0]));
-		if (!one_call || !udmabuf_is_one_entry(folio, pages, n))
-			n = udmabuf_count_adjoining(pages, n);
+		n = min(batch->end - batch->first, udmabuf_folio_rest(folio, pages[0]));
+		n = udmabuf_count_adjoining(pages, n);
 		ret = udmabuf_check_pages(ubuf, folio, pages[0], n);
 		if (!ret)
 			ret = udmabuf_append(ubuf, pages[0], n);
 		if (ret)
 			return ret;
-		batch->first = first + n;
+		batch->first += n;
 	}
 	return 0;
 }
@@ -763,51 +730,35 @@ static void udmabuf_add_traits(struct udmabuf_traits *traits, struct page *page)
 {
 	struct folio *folio = (struct folio *)page;
 
-	/* Bits that nobody here looks at change all the time. */
+	/* Other bits than those that are looked at change all the time. */
 	traits->any_flags |= data_race(*folio_flags(folio, 0));
 	/* Truncation clears a file's, but an anonymous page keeps its own. */
 	traits->all_mapping &= (unsigned long)data_race(folio->mapping);
 	traits->any_refs |= folio_ref_count(folio);
 }
 
+/* The limit is a mask of low bits: the or of counters is over it if one of them is. */
+static_assert(!(UDMABUF_MAX_REFS & (UDMABUF_MAX_REFS + 1)));
+
 /*
- * Memory as most of it is, small anonymous pages, none poisoned nor pinned too
- * often. This is much of what there is to do besides pinning: hence four pages
- * at a time, and no branches.
+ * Small anonymous pages, none poisoned nor pinned too often: most memory is. A
+ * page that is no tail is its folio, as what is pinned is neither split nor merged.
  */
 static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 {
 	struct udmabuf_traits traits = { .all_mapping = FOLIO_MAPPING_ANON };
+	unsigned long i;
 
-	for (; npages >= 4; npages -= 4, pages += 4) {
-		if (PageTail(pages[0]) | PageTail(pages[1]) |
-		    PageTail(pages[2]) | PageTail(pages[3]))
+	for (i = 0; i < npages; i++) {
+		if (PageTail(pages[i]))
 			return false;
-		udmabuf_add_traits(&traits, pages[0]);
-		udmabuf_add_traits(&traits, pages[1]);
-		udmabuf_add_traits(&traits, pages[2]);
-		udmabuf_add_traits(&traits, pages[3]);
-	}
-	for (; npages; npages--, pages++) {
-		if (PageTail(pages[0]))
-			return false;
-		udmabuf_add_traits(&traits, pages[0]);
+		udmabuf_add_traits(&traits, pages[i]);
 	}
 	return traits.all_mapping && traits.any_refs <= UDMABUF_MAX_REFS &&
 	       !(traits.any_flags & (BIT(PG_head) | __PG_HWPOISON));
 }
 
-/* Pages of any number of calls, up to @end */
-static int udmabuf_add_small(struct udmabuf *ubuf, struct udmabuf_batch *batch,
-			     unsigned long end)
-{
-	if (udmabuf_all_small_anon(batch->pages + batch->first,
-				   end - batch->first))
-		return udmabuf_add_checked(ubuf, batch, end);
-	return udmabuf_add_pages(ubuf, batch, end, false);
-}
-
-/* Memory that is present is pinned without a look at signals. */
+/* GUP-fast does not look at signals. */
 static int udmabuf_pause(void)
 {
 	cond_resched();
@@ -816,25 +767,16 @@ static int udmabuf_pause(void)
 
 static int udmabuf_flush(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 {
-	int ret = udmabuf_add_small(ubuf, batch, batch->end);
+	int ret;
 
+	if (udmabuf_all_small_anon(batch->pages, batch->end))
+		ret = udmabuf_add_checked(ubuf, batch, batch->end);
+	else
+		ret = udmabuf_add_pages(ubuf, batch);
 	if (ret)
 		return ret;
 	udmabuf_empty_batch(batch);
-	return udmabuf_pause();
-}
-
-/* The pages from @start on were pinned by one call, and the first is large. */
-static int udmabuf_flush_large(struct udmabuf *ubuf, struct udmabuf_batch *batch,
-			       unsigned long start)
-{
-	int ret = udmabuf_add_small(ubuf, batch, start);
-
-	if (!ret)
-		ret = udmabuf_add_pages(ubuf, batch, batch->end, true);
-	if (ret)
-		return ret;
-	udmabuf_empty_batch(batch);
+	batch->limit = udmabuf_pin_limit(batch->max);
 	return udmabuf_pause();
 }
 
@@ -845,20 +787,15 @@ static int udmabuf_pin_range(struct udmabuf *ubuf, unsigned long addr,
 	int ret = 0, n;
 
 	while (!ret && npages) {
-		unsigned long start = batch->end;
-
 		/* Fewer than asked for: the next call says why. */
-		n = pin_user_pages_fast(addr, min(npages, batch->limit - start),
-					flags, batch->pages + start);
+		n = pin_user_pages_fast(addr, min(npages, batch->limit - batch->end),
+					flags, batch->pages + batch->end);
 		if (n <= 0)
 			return udmabuf_pin_error(addr, n, ubuf->writable);
 		batch->end += n;
 		addr += (unsigned long)n << PAGE_SHIFT;
 		npages -= n;
-
-		if (PageCompound(batch->pages[start]))
-			ret = udmabuf_flush_large(ubuf, batch, start);
-		else if (batch->end == batch->limit)
+		if (batch->end == batch->limit)
 			ret = udmabuf_flush(ubuf, batch);
 	}
 	return ret;
@@ -872,6 +809,7 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 	u64 len;
 	int ret;
 
+	batch->limit = udmabuf_pin_limit(batch->max);
 	for (i = 0; i < niov; i += n) {
 		/* Neighbours are pinned together. */
 		len = iovs[i].len;
@@ -892,14 +830,14 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 /* Mainline's errnos, but for the last two, which it has no check for. */
 static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 {
-	int seals = udmabuf_get_seals(memfd->f_mapping);
+	int seals = udmabuf_get_seals(file_inode(memfd));
 	u64 end;
 
 	if (seals < 0)
 		return seals;
 	if (!(seals & F_SEAL_SHRINK))
 		return -EINVAL;
-	if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+	if (seals & UDMABUF_WRITE_SEALS)
 		return -EINVAL;
 	if (!size || check_add_overflow(start, size, &end) ||
 	    end > i_size_read(file_inode(memfd)))
@@ -960,25 +898,60 @@ static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 	batch->inode = NULL;
 }
 
-/* Pins what it can of [start, end); @offset is that in the first folio. */
-static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
-			       u64 start, u64 end, pgoff_t *offset)
+/* The caller holds the inode's lock, which keeps pages from leaving the file. */
+static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
+{
+	unsigned long size = huge_page_size(hstate_file(memfd));
+	struct folio *folio;
+
+	for (start = round_down(start, size); start < end; start += size) {
+		folio = filemap_get_folio(memfd->f_mapping, start >> PAGE_SHIFT);
+		if (IS_ERR(folio))
+			return true;
+		folio_put(folio);
+	}
+	return false;
+}
+
+/*
+ * To a signal that is not fatal the call is interrupted, handles it and starts
+ * again, with more of the holes filled than before.
+ */
+static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
+{
+	unsigned int flags = memalloc_pin_save();
+	int ret;
+
+	ret = vfs_fallocate(memfd, FALLOC_FL_KEEP_SIZE, start, end - start);
+	memalloc_pin_restore(flags);
+	if (ret == -EINTR && !fatal_signal_pending(current))
+		return -ERESTARTNOINTR;
+	return ret == -ENOSPC ? -ENOMEM : ret;
+}
+
+/*
+ * Locks the inode and checks that [start, end) may be pinned. memfd_pin_folios()
+ * must find no hole in a hugetlb file: it fills holes with a wrong account of
+ * reservations, so that two callers, or a caller and a page fault, fail for no
+ * reason and leave HugePages_Rsvd below 0.
+ */
+static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
+			      u64 start, u64 end)
 {
 	int ret;
 
-	ret = udmabuf_lock_inode(batch, file_inode(memfd));
-	if (!ret)
-		ret = udmabuf_check_memfd(memfd, start, end - start);
-	if (ret)
-		return ret;
-	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
-	ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
-				  (end - 1) >> PAGE_SHIFT);
-	if (ret)
-		return ret;
-	return memfd_pin_folios(memfd, start, end - 1,
-				(struct folio **)batch->pages + batch->end,
-				batch->limit - batch->end, offset);
+	for (;;) {
+		ret = udmabuf_lock_inode(batch, file_inode(memfd));
+		if (!ret)
+			ret = udmabuf_check_memfd(memfd, start, end - start);
+		if (ret || !is_file_hugepages(memfd) ||
+		    !udmabuf_has_holes(memfd, start, end))
+			return ret;
+		udmabuf_unlock_inode(batch);
+		ret = udmabuf_fill_holes(memfd, start, end);
+		if (ret)
+			return ret;
+	}
 }
 
 static int udmabuf_check_folios(struct page **pages, unsigned long nfolios,
@@ -998,6 +971,43 @@ static int udmabuf_check_folios(struct page **pages, unsigned long nfolios,
 		if (udmabuf_folio_poisoned((struct folio *)pages[i]))
 			return -EFAULT;
 	return 0;
+}
+
+/*
+ * Pins what it can of [start, end) and returns the number of folios; @skip pages
+ * of the first are before @start.
+ */
+static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
+			       u64 start, u64 end, unsigned long *skip, bool *large)
+{
+	struct page **pages = batch->pages + batch->end;
+	pgoff_t offset;
+	long n;
+	int ret;
+
+	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
+	ret = udmabuf_lock_memfd(batch, memfd, start, end);
+	if (!ret)
+		ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
+					  (end - 1) >> PAGE_SHIFT);
+	if (ret)
+		return ret;
+
+	/* Nobody is counted who waits for the lock or fills holes. */
+	atomic_inc(&udmabuf_pinners);
+	n = memfd_pin_folios(memfd, start, end - 1, (struct folio **)pages,
+			     udmabuf_pin_limit(batch->max - batch->end), &offset);
+	if (n > 0)
+		ret = udmabuf_check_folios(pages, n, large);
+	if (ret)
+		unpin_user_pages(pages, n);
+	atomic_dec(&udmabuf_pinners);
+	if (ret || n <= 0)
+		return ret ?: n ?: -EINVAL;
+
+	batch->end += n;
+	*skip = offset >> PAGE_SHIFT;
+	return n;
 }
 
 /* The first folio may be wanted from @skip pages on only, and the last in part. */
@@ -1066,46 +1076,31 @@ static int udmabuf_flush_checked(struct udmabuf *ubuf, struct udmabuf_batch *bat
 	return udmabuf_pause();
 }
 
-/*
- * @nfolios at the end of the batch have just been pinned. @skip pages of the
- * first are not wanted; @npages are, if there.
- */
-static int udmabuf_take_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
-			       unsigned long nfolios, unsigned long skip,
-			       unsigned long npages)
-{
-	unsigned long start = batch->end;
-	bool large;
-	int ret;
-
-	batch->end += nfolios;
-	ret = udmabuf_check_folios(batch->pages + start, nfolios, &large);
-	if (ret)
-		return ret;
-	if (large)
-		return udmabuf_flush_folios(ubuf, batch, start, skip, npages);
-	if (batch->end == batch->limit)
-		return udmabuf_flush_checked(ubuf, batch);
-	return 0;
-}
-
 static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 			     u64 start, u64 size, struct udmabuf_batch *batch)
 {
-	pgoff_t pgoff = ubuf->npages + batch->end, offset;
+	pgoff_t pgoff = ubuf->npages + batch->end;
 	u64 end = start + size;
 	int ret;
 
-	do {
-		long n = udmabuf_pin_folios(batch, memfd, start, end, &offset);
+	/* A range that is wrong as a whole is refused before a part is pinned. */
+	ret = udmabuf_check_memfd(memfd, start, size);
+	while (!ret && start != end) {
+		unsigned long first = batch->end, skip;
+		bool large;
+		long n;
 
-		if (n <= 0)
-			return n ?: -EINVAL;
-		ret = udmabuf_take_folios(ubuf, batch, n, offset >> PAGE_SHIFT,
-					  (end - start) >> PAGE_SHIFT);
+		n = udmabuf_pin_folios(batch, memfd, start, end, &skip, &large);
+		if (n < 0)
+			return n;
+		if (large)
+			ret = udmabuf_flush_folios(ubuf, batch, first, skip,
+						   (end - start) >> PAGE_SHIFT);
+		else if (batch->end == batch->max)
+			ret = udmabuf_flush_checked(ubuf, batch);
 		start += (u64)(ubuf->npages + batch->end - pgoff) << PAGE_SHIFT;
 		pgoff = ubuf->npages + batch->end;
-	} while (!ret && start != end);
+	}
 	return ret;
 }
 
@@ -1140,8 +1135,7 @@ static int udmabuf_pin_items(struct udmabuf *ubuf,
 			memfd = fget(items[i].memfd);
 			if (!memfd)
 				return -EBADFD;
-			ret = udmabuf_note_file(ubuf, memfd->f_mapping,
-						ubuf->npages + batch->end);
+			ret = udmabuf_keep_file(ubuf, memfd);
 		}
 		n = udmabuf_count_neighbours(items + i, count - i, &size);
 		ret = ret ?: udmabuf_pin_memfd(ubuf, memfd, items[i].offset,
@@ -1173,15 +1167,14 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 	if (!batch.pages)
 		return -ENOMEM;
 
-	atomic_inc(&udmabuf_pinners);
-	udmabuf_empty_batch(&batch);
+	atomic_add(!!source->iovs, &udmabuf_pinners);
 	if (source->iovs)
 		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count, &batch);
 	else
 		ret = udmabuf_pin_items(ubuf, source->items, source->count, &batch);
 	/* After a failure: pages, or folios, which are pinned once each. */
 	unpin_user_pages(batch.pages + batch.first, batch.end - batch.first);
-	atomic_dec(&udmabuf_pinners);
+	atomic_sub(!!source->iovs, &udmabuf_pinners);
 
 	kfree(batch.pages);
 	if (!ret)
@@ -1256,7 +1249,7 @@ static void udmabuf_unpin(struct udmabuf *ubuf, bool dirty)
 	}
 }
 
-/* Birth and death */
+/* Allocation and release */
 
 static struct udmabuf *udmabuf_alloc(bool writable)
 {
@@ -1267,23 +1260,27 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 		return NULL;
 	ubuf->writable = writable;
 	ubuf->fault_pages = UDMABUF_FAULT_MIN;
-	mutex_init(&ubuf->lock);
+	xa_init_flags(&ubuf->inodes, XA_FLAGS_ACCOUNT);
+	mutex_init(&ubuf->dma_lock);
+	mutex_init(&ubuf->fault_lock);
 	INIT_LIST_HEAD(&ubuf->maps);
+
+	/* For lockdep: an importer's shrinker may unmap the buffer. */
+	fs_reclaim_acquire(GFP_KERNEL);
+	might_lock(&ubuf->dma_lock);
+	fs_reclaim_release(GFP_KERNEL);
 	return ubuf;
 }
 
 /* Frees a buffer in any state; @dirty if somebody may have written to it. */
 static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 {
-	if (ubuf->vaddr)
-		vunmap(ubuf->vaddr);
-	if (ubuf->spare)
-		__free_page(ubuf->spare);
 	udmabuf_unpin(ubuf, dirty);
 	udmabuf_uncharge(ubuf);
+	udmabuf_put_inodes(ubuf);
 	kvfree(ubuf->extents);
-	kfree(ubuf->files);
-	mutex_destroy(&ubuf->lock);
+	mutex_destroy(&ubuf->fault_lock);
+	mutex_destroy(&ubuf->dma_lock);
 	kfree(ubuf);
 }
 
@@ -1342,6 +1339,7 @@ static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
 		npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
 		n = extent->listed ? 1UL << extent->order : npages;
 		nsegs += npages / n * (1 + udmabuf_max_cuts(limits, n));
+		cond_resched();
 	}
 	return nsegs;
 }
@@ -1376,7 +1374,7 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 					     struct udmabuf_seg_limits limits,
 					     struct scatterlist *sg)
 {
-	struct page *first = udmabuf_extent_page(ubuf, 0, 0);
+	struct page *first = NULL;
 	unsigned long npages = 0, n;
 	size_t i;
 
@@ -1387,11 +1385,12 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 
 		n = extent->listed ? 1UL << extent->order : end - pgoff;
 		for (; pgoff < end; pgoff += n, entry++) {
-			if (!udmabuf_pages_adjoin(first + npages - 1, *entry)) {
+			if (npages && !udmabuf_pages_adjoin(first + npages - 1, *entry)) {
 				sg = udmabuf_set_segs(limits, sg, first, npages);
-				first = *entry;
 				npages = 0;
 			}
+			if (!npages)
+				first = *entry;
 			npages += n;
 		}
 		cond_resched();
@@ -1420,6 +1419,21 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	return 0;
 }
 
+/* Any CPU access finds the map in the list, or is over before it is made. */
+static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
+{
+	int ret;
+
+	ret = mutex_lock_killable(&ubuf->dma_lock);
+	if (ret)
+		return ret;
+	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, 0);
+	if (!ret)
+		list_add(&map->node, &ubuf->maps);
+	mutex_unlock(&ubuf->dma_lock);
+	return ret;
+}
+
 static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev,
 					enum dma_data_direction dir)
 {
@@ -1429,8 +1443,9 @@ static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev
 	if (!ubuf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EPERM);
 	/* No device is to find a page that is known to be bad. */
-	if (udmabuf_is_poisoned(ubuf))
-		return ERR_PTR(-EHWPOISON);
+	ret = udmabuf_check_poison(ubuf);
+	if (ret)
+		return ERR_PTR(ret);
 
 	map = kzalloc_obj(*map, GFP_KERNEL_ACCOUNT);
 	if (!map)
@@ -1441,14 +1456,9 @@ static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev
 	ret = udmabuf_alloc_sgt(ubuf, dev, &map->sgt);
 	if (ret)
 		goto free_map;
-	ret = dma_map_sgtable(dev, &map->sgt, dir, 0);
+	ret = udmabuf_add_map(ubuf, map);
 	if (ret)
 		goto free_sgt;
-
-	mutex_lock(&ubuf->lock);
-	list_add(&map->node, &ubuf->maps);
-	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings + 1);
-	mutex_unlock(&ubuf->lock);
 	return &map->sgt;
 
 free_sgt:
@@ -1476,12 +1486,11 @@ static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach,
 	struct udmabuf *ubuf = attach->dmabuf->priv;
 
 	trace_udmabuf_unmap(ubuf->ino, map->dev, map->dir, sgt);
-	mutex_lock(&ubuf->lock);
+	mutex_lock(&ubuf->dma_lock);
 	list_del(&map->node);
-	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
-	mutex_unlock(&ubuf->lock);
-
 	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
+	mutex_unlock(&ubuf->dma_lock);
+
 	kvfree(sgt->sgl);
 	kfree(map);
 }
@@ -1499,47 +1508,68 @@ static void udmabuf_release(struct dma_buf *dmabuf)
  * is about to do: a bounce buffer synced in another direction would overwrite
  * the pages with stale bytes.
  */
-static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
-				    enum dma_data_direction dir)
+static void udmabuf_sync_for_cpu(struct udmabuf *ubuf, size_t size)
 {
-	struct udmabuf *ubuf = dmabuf->priv;
 	struct udmabuf_map *map;
 
-	/* A mapping that is being made meanwhile needs no sync. */
-	if (!READ_ONCE(ubuf->nmappings))
-		return 0;
-	/* To bounce a page that has failed would take the machine down. */
-	if (udmabuf_is_poisoned(ubuf))
-		return -EHWPOISON;
-
-	mutex_lock(&ubuf->lock);
+	lockdep_assert_held(&ubuf->dma_lock);
 	list_for_each_entry(map, &ubuf->maps, node)
 		if (map->dir != DMA_TO_DEVICE)
 			dma_sync_sgtable_for_cpu(map->dev, &map->sgt, map->dir);
 	if (ubuf->vaddr)
-		invalidate_kernel_vmap_range(ubuf->vaddr, dmabuf->size);
-	mutex_unlock(&ubuf->lock);
-	return 0;
+		invalidate_kernel_vmap_range(ubuf->vaddr, size);
+}
+
+static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size)
+{
+	struct udmabuf_map *map;
+
+	lockdep_assert_held(&ubuf->dma_lock);
+	if (ubuf->vaddr)
+		flush_kernel_vmap_range(ubuf->vaddr, size);
+	list_for_each_entry(map, &ubuf->maps, node)
+		dma_sync_sgtable_for_device(map->dev, &map->sgt, map->dir);
+}
+
+/* To bounce a page that has failed would take the machine down. */
+static int udmabuf_check_maps(const struct udmabuf *ubuf)
+{
+	lockdep_assert_held(&ubuf->dma_lock);
+	return list_empty(&ubuf->maps) ? 0 : udmabuf_check_poison(ubuf);
+}
+
+static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
+				    enum dma_data_direction dir)
+{
+	struct udmabuf *ubuf = dmabuf->priv;
+	long ret;
+
+	/* The core waits only after this: a device would still write behind the sync. */
+	ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(dir != DMA_FROM_DEVICE),
+				    true, MAX_SCHEDULE_TIMEOUT);
+	if (ret < 0)
+		return ret;
+	if (mutex_lock_killable(&ubuf->dma_lock))
+		return -EINTR;
+	ret = udmabuf_check_maps(ubuf);
+	if (!ret)
+		udmabuf_sync_for_cpu(ubuf, dmabuf->size);
+	mutex_unlock(&ubuf->dma_lock);
+	return ret;
 }
 
 static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 				  enum dma_data_direction dir)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	struct udmabuf_map *map;
+	int ret;
 
-	if (!READ_ONCE(ubuf->nmappings))
-		return 0;
-	if (udmabuf_is_poisoned(ubuf))
-		return -EHWPOISON;
-
-	mutex_lock(&ubuf->lock);
-	if (ubuf->vaddr)
-		flush_kernel_vmap_range(ubuf->vaddr, dmabuf->size);
-	list_for_each_entry(map, &ubuf->maps, node)
-		dma_sync_sgtable_for_device(map->dev, &map->sgt, map->dir);
-	mutex_unlock(&ubuf->lock);
-	return 0;
+	mutex_lock(&ubuf->dma_lock);
+	ret = udmabuf_check_maps(ubuf);
+	if (!ret)
+		udmabuf_sync_for_device(ubuf, dmabuf->size);
+	mutex_unlock(&ubuf->dma_lock);
+	return ret;
 }
 
 /* dma-buf operations: user mappings */
@@ -1553,7 +1583,7 @@ static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf, struct udmabuf *ubu
 {
 	unsigned long addr = vmf->address & PAGE_MASK, end;
 
-	lockdep_assert_held(&ubuf->lock);
+	lockdep_assert_held(&ubuf->fault_lock);
 	if (vmf->pgoff != ubuf->fault_pgoff)
 		ubuf->fault_pages = UDMABUF_FAULT_MIN;
 	else if (ubuf->fault_pages < UDMABUF_FAULT_MAX)
@@ -1606,10 +1636,10 @@ static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 	if (vmf->pgoff >= ubuf->npages)
 		return VM_FAULT_SIGBUS;
 
-	mutex_lock(&ubuf->lock);
-	if (!pmd_leaf(READ_ONCE(*vmf->pmd)))
+	mutex_lock(&ubuf->fault_lock);
+	if (!pmd_leaf(pmdp_get_lockless(vmf->pmd)))
 		ret = udmabuf_insert_pages(vmf, ubuf);
-	mutex_unlock(&ubuf->lock);
+	mutex_unlock(&ubuf->fault_lock);
 	trace_udmabuf_fault(ubuf->ino, vmf, 0, ret);
 	return ret;
 }
@@ -1653,6 +1683,19 @@ static bool udmabuf_huge_page_poisoned(struct page *page)
 	return false;
 }
 
+/*
+ * PAGE_TABLE_CHECK stops the machine if an anonymous page is mapped more than
+ * once and may be written to. It exempts special small entries, not huge ones.
+ */
+static bool udmabuf_page_table_checked(void)
+{
+#ifdef CONFIG_PAGE_TABLE_CHECK
+	return !static_branch_likely(&page_table_check_disabled);
+#else
+	return false;
+#endif
+}
+
 static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
 	struct udmabuf *ubuf = vmf->vma->vm_private_data;
@@ -1660,18 +1703,18 @@ static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 	struct page *page;
 	pmd_t pmd;
 
-	if (order != PMD_ORDER)
+	if (order != PMD_ORDER || udmabuf_page_table_checked())
 		return VM_FAULT_FALLBACK;
 	page = udmabuf_huge_page(vmf, ubuf);
 	if (!page)
 		return VM_FAULT_FALLBACK;
 
-	mutex_lock(&ubuf->lock);
-	pmd = READ_ONCE(*vmf->pmd);
+	mutex_lock(&ubuf->fault_lock);
+	pmd = pmdp_get_lockless(vmf->pmd);
 	if ((pmd_none(pmd) || pmd_leaf(pmd)) && !udmabuf_huge_page_poisoned(page))
 		ret = vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
 					 vmf->flags & FAULT_FLAG_WRITE);
-	mutex_unlock(&ubuf->lock);
+	mutex_unlock(&ubuf->fault_lock);
 	trace_udmabuf_fault(ubuf->ino, vmf, order, ret);
 	return ret;
 }
@@ -1743,15 +1786,16 @@ static struct page **udmabuf_store_extent(const struct udmabuf *ubuf, size_t i,
 }
 
 /*
- * The core warns when there is no mapping, whatever the reason. So pages that have
- * failed, which no load must come near, are covered by one of zeros.
+ * The core of stock kernels warns whatever the reason is why a kernel mapping
+ * fails. So it is made hard to fail: pages that have failed, which no load must
+ * come near, are covered by one of zeros, and allocations are tried for long.
  */
-static void udmabuf_cover_poisoned(struct udmabuf *ubuf, struct page **pages)
+static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 {
+	struct page **pages = ubuf->vmap_pages;
 	pgoff_t pgoff;
 
-	if (!ubuf->spare)
-		ubuf->spare = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOFAIL);
+	ubuf->spare = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOFAIL);
 	for (pgoff = 0; pgoff < ubuf->npages; pgoff++) {
 		if (is_page_hwpoison(pages[pgoff]))
 			pages[pgoff] = ubuf->spare;
@@ -1759,7 +1803,6 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf, struct page **pages)
 	}
 }
 
-/* For a while, so that it takes more to fail than a moment without memory. */
 static void *udmabuf_try_vmap(struct page **pages, unsigned int npages)
 {
 	unsigned int tries = UDMABUF_VMAP_TRIES;
@@ -1770,67 +1813,60 @@ static void *udmabuf_try_vmap(struct page **pages, unsigned int npages)
 	return vaddr;
 }
 
-static void *udmabuf_vmap_pages(struct udmabuf *ubuf)
+static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
 {
-	struct page **pages, **end;
-	void *vaddr;
-	size_t i;
-
-	/* Or a signal could fail it. */
-	pages = kvmalloc_objs(*pages, ubuf->npages, GFP_KERNEL | __GFP_NOFAIL);
-	end = pages;
-	for (i = 0; i < ubuf->nextents; i++) {
-		end = udmabuf_store_extent(ubuf, i, end);
-		cond_resched();
-	}
-	if (udmabuf_is_poisoned(ubuf))
-		udmabuf_cover_poisoned(ubuf, pages);
-	vaddr = udmabuf_try_vmap(pages, ubuf->npages);
-	kvfree(pages);
-	return vaddr;
+	mutex_lock(&ubuf->dma_lock);
+	ubuf->vaddr = vaddr;
+	mutex_unlock(&ubuf->dma_lock);
 }
 
-static void udmabuf_drop_vmap(struct udmabuf *ubuf)
+static void udmabuf_free_vmap_pages(struct udmabuf *ubuf)
 {
-	void *vaddr = ubuf->vaddr;
-
-	mutex_lock(&ubuf->lock);
-	ubuf->vaddr = NULL;
-	WRITE_ONCE(ubuf->nmappings, ubuf->nmappings - 1);
-	mutex_unlock(&ubuf->lock);
-	vunmap(vaddr);
+	kvfree(ubuf->vmap_pages);
+	if (ubuf->spare)
+		__free_page(ubuf->spare);
+	ubuf->spare = NULL;
 }
 
 /*
- * The mapping is kept, as importers that show pictures ask for it once a frame.
- * The core counts its callers and asks for one mapping at a time.
+ * The core counts its callers and asks for one mapping at a time. The array of
+ * pages stays as long as the mapping, because it is charged to the memory cgroup:
+ * the page tables, which are as large, are charged to nobody.
  */
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
+	struct page **end;
 	void *vaddr;
+	size_t i;
 
-	if (ubuf->vaddr && udmabuf_is_poisoned(ubuf))
-		udmabuf_drop_vmap(ubuf);
-	vaddr = ubuf->vaddr;
-	if (!vaddr) {
-		vaddr = udmabuf_vmap_pages(ubuf);
-		if (!vaddr)
-			return -ENOMEM;
-		mutex_lock(&ubuf->lock);
-		ubuf->vaddr = vaddr;
-		WRITE_ONCE(ubuf->nmappings, ubuf->nmappings + 1);
-		mutex_unlock(&ubuf->lock);
+	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
+					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
+	for (end = ubuf->vmap_pages, i = 0; i < ubuf->nextents; i++) {
+		end = udmabuf_store_extent(ubuf, i, end);
+		cond_resched();
 	}
+	if (udmabuf_check_poison(ubuf))
+		udmabuf_cover_poisoned(ubuf);
+	vaddr = udmabuf_try_vmap(ubuf->vmap_pages, ubuf->npages);
+	if (!vaddr) {
+		udmabuf_free_vmap_pages(ubuf);
+		return -ENOMEM;
+	}
+	udmabuf_set_vaddr(ubuf, vaddr);
 	iosys_map_set_vaddr(map, vaddr);
 	return 0;
 }
 
-/* Unless addresses are scarce: then it makes room for others. */
+/* By now the last caller is done with it. */
 static void udmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
-	if (!IS_ENABLED(CONFIG_64BIT))
-		udmabuf_drop_vmap(dmabuf->priv);
+	struct udmabuf *ubuf = dmabuf->priv;
+	void *vaddr = ubuf->vaddr;
+
+	udmabuf_set_vaddr(ubuf, NULL);
+	vunmap(vaddr);
+	udmabuf_free_vmap_pages(ubuf);
 }
 
 /* Export */
