@@ -197,8 +197,8 @@ builds()
 	cat <<-END
 	defconfig|x86_64|gcc|compile|
 	defconfig-clang|x86_64|clang|compile|
-	allmodconfig|x86_64|gcc|compile|PAGE_TABLE_CHECK=n
-	allmodconfig-clang|x86_64|clang|compile|PAGE_TABLE_CHECK=n
+	allmodconfig|x86_64|gcc|compile|
+	allmodconfig-clang|x86_64|clang|compile|
 	clang-y|x86_64|clang|compile|UDMABUF=y X86_MCE=y MEMORY_FAILURE=y
 	clang-m|x86_64|clang|compile|
 	arm64|arm64|aarch64-linux-gnu-gcc|compile|$arm MEMORY_FAILURE=y
@@ -215,7 +215,7 @@ builds()
 	no-COMPAT|x86_64|gcc|link|IA32_EMULATION=n COMPAT=n
 	no-HAS_DMA|um|gcc|link|IA32_EMULATION= TRANSPARENT_HUGEPAGE= HUGETLBFS= HAS_DMA=n
 	no-locked_vm|x86_64|gcc|refuse|NET=n IO_URING=n SECRETMEM=n
-	PAGE_TABLE_CHECK|x86_64|gcc|refuse|PAGE_TABLE_CHECK=y
+	PAGE_TABLE_CHECK|x86_64|gcc|link|PAGE_TABLE_CHECK=y PAGE_TABLE_CHECK_ENFORCED=y
 	END
 }
 

@@ -1167,14 +1167,16 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 	if (!batch.pages)
 		return -ENOMEM;
 
-	atomic_add(!!source->iovs, &udmabuf_pinners);
+	if (source->iovs)
+		atomic_inc(&udmabuf_pinners);
 	if (source->iovs)
 		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count, &batch);
 	else
 		ret = udmabuf_pin_items(ubuf, source->items, source->count, &batch);
 	/* After a failure: pages, or folios, which are pinned once each. */
 	unpin_user_pages(batch.pages + batch.first, batch.end - batch.first);
-	atomic_sub(!!source->iovs, &udmabuf_pinners);
+	if (source->iovs)
+		atomic_dec(&udmabuf_pinners);
 
 	kfree(batch.pages);
 	if (!ret)

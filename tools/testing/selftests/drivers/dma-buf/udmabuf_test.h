@@ -819,6 +819,15 @@ static inline size_t thp_size(void)
 	return size > 32UL << 20 ? 0 : size;
 }
 
+/* Is PAGE_TABLE_CHECK on? There the driver makes no huge entries. */
+static inline bool page_tables_checked(void)
+{
+	char cmdline[4096];
+
+	return read_text("/proc/cmdline", cmdline, sizeof(cmdline)) > 0 &&
+	       strstr(cmdline, "page_table_check=on");
+}
+
 /* Does this kernel make huge entries for memory that it maps by frame number? */
 static inline bool has_huge_entries(void)
 {
@@ -828,7 +837,7 @@ static inline bool has_huge_entries(void)
 	uname(&name);
 	if (strcmp(name.machine, "x86_64") && strcmp(name.machine, "aarch64"))
 		return false;
-	if (kernel_before(6, 12) || !thp_size())
+	if (kernel_before(6, 12) || !thp_size() || page_tables_checked())
 		return false;
 	/* Later they do not depend on this. */
 	return !kernel_before(7, 3) ||
