@@ -155,7 +155,7 @@ struct udmabuf {
 	bool writable;
 	bool folio_pins;
 
-	/* Inodes of the buffer's files that may get, or have, seals against writers */
+	/* Inodes of memfds, whose seals each mmap reads; last_inode is one of them. */
 	struct xarray inodes;
 	struct inode *last_inode;
 
@@ -165,15 +165,15 @@ struct udmabuf {
 	struct mm_struct *mm;
 
 	/*
-	 * Held from before a DMA mapping is made until it is in the list, and from
-	 * before it leaves the list until it is gone, so that each CPU access finds
-	 * all mappings that exist. Protects maps and vaddr.
+	 * Covers mapping for DMA together with listing, and unlisting together with
+	 * unmapping, so that each CPU access syncs all mappings that exist.
+	 * Protects maps and vaddr.
 	 */
 	struct mutex dma_lock;
 	struct list_head maps;
 	void *vaddr;
 
-	/* Of the kernel mapping; dma_resv protects them. */
+	/* Of the kernel mapping; protected by dma_resv. */
 	struct page **vmap_pages;
 	struct page *spare;	/* mapped in place of failed pages, if there are any */
 
@@ -371,9 +371,10 @@ static int udmabuf_get_seals(struct inode *inode)
 #define UDMABUF_WRITE_SEALS	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
 
 /*
- * Must mappings of the buffer look at the inode's seals? Seals are never removed,
- * and none is added once F_SEAL_SEAL is there, as in all files but memfds. So the
- * inodes kept are those of memfds, which are on mounts of the kernel's own.
+ * True if mmap must read the seals of @inode later. Seals are never removed, and
+ * F_SEAL_SEAL, which all shmem and hugetlb files but memfds have, stops new ones.
+ * So only inodes of memfds are kept. Their mounts are internal to the kernel: no
+ * umount finds them busy.
  */
 static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *inode)
 {
@@ -582,7 +583,7 @@ static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
  * that very point together hold fewer than
  * UDMABUF_PIN_INFLIGHT * (1 + ln(4194304 / 32)) * GUP_PIN_COUNTING_BIAS < 0.9e9
  * references that nobody has looked at. With UDMABUF_MAX_REFS, this stays below
- * INT_MAX.
+ * INT_MAX. The caller of this is counted.
  */
 static unsigned long udmabuf_pin_limit(unsigned long max)
 {
@@ -602,15 +603,13 @@ struct udmabuf_batch {
 	struct inode *inode;
 };
 
-static void udmabuf_empty_batch(struct udmabuf_batch *batch)
+/* What was pinned is part of the buffer now. GUP-fast does not look at signals. */
+static int udmabuf_empty_batch(struct udmabuf_batch *batch)
 {
 	batch->first = 0;
 	batch->end = 0;
-}
-
-static struct page **udmabuf_alloc_pages(const struct udmabuf_batch *batch)
-{
-	return kmalloc_objs(*batch->pages, batch->max, UDMABUF_GFP);
+	cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /* Would the batch, up to @end, make for more extents than it is worth? */
@@ -627,21 +626,6 @@ static bool udmabuf_is_scattered(const struct udmabuf_batch *batch,
 	return adjoining < UDMABUF_SAMPLE / 2;
 }
 
-/* A full array itself becomes part of the buffer; the batch gets another one. */
-static struct page **udmabuf_take_list(struct udmabuf_batch *batch,
-				       unsigned long end)
-{
-	struct page **list = batch->pages, **pages;
-
-	if (end < batch->max)
-		return kmemdup(list, end * sizeof(*list), UDMABUF_GFP);
-	pages = udmabuf_alloc_pages(batch);
-	if (!pages)
-		return NULL;
-	batch->pages = pages;
-	return list;
-}
-
 static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 			    unsigned long end, unsigned int order)
 {
@@ -651,7 +635,7 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 	ret = udmabuf_reserve_extent(ubuf);
 	if (ret)
 		return ret;
-	list = udmabuf_take_list(batch, end);
+	list = kmemdup(batch->pages, end * sizeof(*list), UDMABUF_GFP);
 	if (!list)
 		return -ENOMEM;
 	ubuf->extents[ubuf->nextents++] = (struct udmabuf_extent) {
@@ -758,13 +742,6 @@ static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 	       !(traits.any_flags & (BIT(PG_head) | __PG_HWPOISON));
 }
 
-/* GUP-fast does not look at signals. */
-static int udmabuf_pause(void)
-{
-	cond_resched();
-	return fatal_signal_pending(current) ? -EINTR : 0;
-}
-
 static int udmabuf_flush(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 {
 	int ret;
@@ -773,11 +750,8 @@ static int udmabuf_flush(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 		ret = udmabuf_add_checked(ubuf, batch, batch->end);
 	else
 		ret = udmabuf_add_pages(ubuf, batch);
-	if (ret)
-		return ret;
-	udmabuf_empty_batch(batch);
 	batch->limit = udmabuf_pin_limit(batch->max);
-	return udmabuf_pause();
+	return ret ?: udmabuf_empty_batch(batch);
 }
 
 static int udmabuf_pin_range(struct udmabuf *ubuf, unsigned long addr,
@@ -898,7 +872,7 @@ static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 	batch->inode = NULL;
 }
 
-/* The caller holds the inode's lock, which keeps pages from leaving the file. */
+/* The caller holds the inode's lock: neither truncation nor punching makes holes. */
 static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 {
 	unsigned long size = huge_page_size(hstate_file(memfd));
@@ -914,8 +888,8 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * To a signal that is not fatal the call is interrupted, handles it and starts
- * again, with more of the holes filled than before.
+ * vfs_fallocate() stops at any signal. One that is not fatal restarts the system
+ * call, which then finds fewer holes.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
@@ -931,9 +905,10 @@ static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 
 /*
  * Locks the inode and checks that [start, end) may be pinned. memfd_pin_folios()
- * must find no hole in a hugetlb file: it fills holes with a wrong account of
- * reservations, so that two callers, or a caller and a page fault, fail for no
- * reason and leave HugePages_Rsvd below 0.
+ * must not find a hole in a hugetlb file: memfd_alloc_folio() does not look again
+ * for the page once it holds the fault mutex. After a race with another caller or a
+ * page fault it fails although pages are free, or consumes the reservation of
+ * another file, until HugePages_Rsvd is below 0.
  */
 static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 			      u64 start, u64 end)
@@ -993,7 +968,7 @@ static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 	if (ret)
 		return ret;
 
-	/* Nobody is counted who waits for the lock or fills holes. */
+	/* Counted only now: a caller that waits for the inode's lock holds no pins. */
 	atomic_inc(&udmabuf_pinners);
 	n = memfd_pin_folios(memfd, start, end - 1, (struct folio **)pages,
 			     udmabuf_pin_limit(batch->max - batch->end), &offset);
@@ -1040,40 +1015,28 @@ static bool udmabuf_same_order(struct folio **folios, unsigned long nfolios)
 	return true;
 }
 
-/* Some of the folios from @start on are large. */
+/*
+ * The first @nsmall folios of the batch are small. Of the next one @skip pages
+ * are not wanted; of all others @npages are, if there.
+ */
 static int udmabuf_flush_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
-				unsigned long start, unsigned long skip,
+				unsigned long nsmall, unsigned long skip,
 				unsigned long npages)
 {
-	struct folio **folios = (struct folio **)batch->pages + start;
-	unsigned int order = folio_order(folios[0]);
+	struct folio **folios = (struct folio **)batch->pages;
 	int ret;
 
 	udmabuf_unlock_inode(batch);
-	ret = udmabuf_add_checked(ubuf, batch, start);
+	ret = udmabuf_add_checked(ubuf, batch, nsmall);
 	if (ret)
 		return ret;
 	if (udmabuf_is_scattered(batch, batch->end) && !skip &&
-	    batch->end << order <= npages && udmabuf_same_order(folios, batch->end))
-		ret = udmabuf_add_list(ubuf, batch, batch->end, order);
+	    udmabuf_same_order(folios, batch->end) &&
+	    batch->end << folio_order(folios[0]) <= npages)
+		ret = udmabuf_add_list(ubuf, batch, batch->end, folio_order(folios[0]));
 	else
 		ret = udmabuf_add_folios(ubuf, batch, skip, npages);
-	if (ret)
-		return ret;
-	udmabuf_empty_batch(batch);
-	return udmabuf_pause();
-}
-
-static int udmabuf_flush_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch)
-{
-	int ret;
-
-	udmabuf_unlock_inode(batch);
-	ret = udmabuf_add_checked(ubuf, batch, batch->end);
-	if (ret)
-		return ret;
-	udmabuf_empty_batch(batch);
-	return udmabuf_pause();
+	return ret ?: udmabuf_empty_batch(batch);
 }
 
 static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
@@ -1097,7 +1060,7 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 			ret = udmabuf_flush_folios(ubuf, batch, first, skip,
 						   (end - start) >> PAGE_SHIFT);
 		else if (batch->end == batch->max)
-			ret = udmabuf_flush_checked(ubuf, batch);
+			ret = udmabuf_flush_folios(ubuf, batch, batch->end, 0, 0);
 		start += (u64)(ubuf->npages + batch->end - pgoff) << PAGE_SHIFT;
 		pgoff = ubuf->npages + batch->end;
 	}
@@ -1143,7 +1106,7 @@ static int udmabuf_pin_items(struct udmabuf *ubuf,
 	}
 	udmabuf_unlock_inode(batch);
 	fput(memfd);
-	return ret ?: udmabuf_flush_checked(ubuf, batch);
+	return ret ?: udmabuf_flush_folios(ubuf, batch, batch->end, 0, 0);
 }
 
 /* What a buffer is made of: one of the two lists, which has been checked. */
@@ -1163,7 +1126,7 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 	};
 	int ret;
 
-	batch.pages = udmabuf_alloc_pages(&batch);
+	batch.pages = kmalloc_objs(*batch.pages, batch.max, UDMABUF_GFP);
 	if (!batch.pages)
 		return -ENOMEM;
 
@@ -1421,7 +1384,7 @@ static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
 	return 0;
 }
 
-/* Any CPU access finds the map in the list, or is over before it is made. */
+/* A CPU access is over before dma_lock is taken, or finds the map in the list. */
 static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 {
 	int ret;
@@ -1546,7 +1509,7 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 	struct udmabuf *ubuf = dmabuf->priv;
 	long ret;
 
-	/* The core waits only after this: a device would still write behind the sync. */
+	/* The core waits too late: after the sync, a device could still write. */
 	ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(dir != DMA_FROM_DEVICE),
 				    true, MAX_SCHEDULE_TIMEOUT);
 	if (ret < 0)
@@ -1760,37 +1723,10 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 /* dma-buf operations: kernel mapping */
 
-/* Appends to the array @pages, and returns its end. */
-static struct page **udmabuf_store_run(struct page **pages, struct page *page,
-				       unsigned long npages)
-{
-	while (npages--)
-		*pages++ = page++;
-	return pages;
-}
-
-/* The same with all pages of an extent */
-static struct page **udmabuf_store_extent(const struct udmabuf *ubuf, size_t i,
-					  struct page **pages)
-{
-	const struct udmabuf_extent *extent = &ubuf->extents[i];
-	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, k;
-
-	if (!extent->listed)
-		return udmabuf_store_run(pages, extent->page, npages);
-	if (!extent->order) {
-		memcpy(pages, extent->list, npages * sizeof(*pages));
-		return pages + npages;
-	}
-	for (k = 0; k < npages >> extent->order; k++)
-		pages = udmabuf_store_run(pages, extent->list[k], 1UL << extent->order);
-	return pages;
-}
-
 /*
- * The core of stock kernels warns whatever the reason is why a kernel mapping
- * fails. So it is made hard to fail: pages that have failed, which no load must
- * come near, are covered by one of zeros, and allocations are tried for long.
+ * Without "dma-buf: return a failed vmap to the caller without a warning" the core
+ * warns if this driver returns an error. So a page of zeros replaces pages that have
+ * failed, which no load may touch, and failed allocations are retried.
  */
 static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 {
@@ -1832,20 +1768,21 @@ static void udmabuf_free_vmap_pages(struct udmabuf *ubuf)
 
 /*
  * The core counts its callers and asks for one mapping at a time. The array of
- * pages stays as long as the mapping, because it is charged to the memory cgroup:
- * the page tables, which are as large, are charged to nobody.
+ * pages stays as long as the mapping, because the array is charged to the memory
+ * cgroup, and the page tables of the same size are not.
  */
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	struct page **end;
 	void *vaddr;
+	pgoff_t pgoff;
 	size_t i;
 
 	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
 					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
-	for (end = ubuf->vmap_pages, i = 0; i < ubuf->nextents; i++) {
-		end = udmabuf_store_extent(ubuf, i, end);
+	for (pgoff = 0, i = 0; i < ubuf->nextents; i++) {
+		for (; pgoff < udmabuf_extent_end(ubuf, i); pgoff++)
+			ubuf->vmap_pages[pgoff] = udmabuf_extent_page(ubuf, i, pgoff);
 		cond_resched();
 	}
 	if (udmabuf_check_poison(ubuf))
@@ -1860,7 +1797,7 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	return 0;
 }
 
-/* By now the last caller is done with it. */
+/* The core calls this for the last user of the mapping. */
 static void udmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
