@@ -14,6 +14,7 @@
 #endif
 
 #include <linux/hugetlb.h>
+#include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
@@ -22,6 +23,7 @@
 #include <linux/sched/user.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/vmalloc.h>
 
 /* The namespace was an identifier before it became a string. */
 #undef MODULE_IMPORT_NS
@@ -70,6 +72,23 @@ static inline void udmabuf_free_uid(struct user_struct *user)
 
 #define free_uid udmabuf_free_uid
 #endif
+
+/*
+ * The core of dma-buf warns when a kernel mapping fails: retry for half a second.
+ * In a kernel tree a patch of the series removes that warning.
+ */
+static inline void *udmabuf_retry_vmap(struct page **pages, unsigned int count,
+				       unsigned long flags, pgprot_t prot)
+{
+	unsigned int tries = 25;
+	void *vaddr;
+
+	while (!(vaddr = vmap(pages, count, flags, prot)) && --tries)
+		schedule_timeout_uninterruptible(msecs_to_jiffies(20));
+	return vaddr;
+}
+
+#define vmap(pages, count, flags, prot) udmabuf_retry_vmap(pages, count, flags, prot)
 
 #ifndef HAVE_PMDP_GET_LOCKLESS
 #define pmdp_get_lockless(pmdp) pmd_read_atomic(pmdp)
@@ -195,6 +214,13 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 			folios[nfolios++] = folio;
 	}
 	return n < 0 ? n : nfolios;
+}
+
+static inline struct folio *shmem_read_folio(struct address_space *mapping, pgoff_t index)
+{
+	struct page *page = shmem_read_mapping_page(mapping, index);
+
+	return IS_ERR(page) ? ERR_CAST(page) : page_folio(page);
 }
 
 /* Page faults fill holes, with the right account of reservations. */

@@ -35,8 +35,8 @@
  *   locked, so that no seal comes between the look at the seals and the pins.
  *
  * Lock order: mmap_lock, dma_resv, then dma_lock or fault_lock, which are never
- * held together. No memory is allocated under dma_lock, because reclaim may run
- * an importer's shrinker that unmaps the buffer. The inode's lock is held with
+ * held together. The driver allocates nothing under dma_lock, because reclaim may
+ * run an importer's shrinker that unmaps the buffer. The inode's lock is held with
  * none of them but mmap_lock.
  */
 
@@ -51,9 +51,7 @@
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/iosys-map.h>
-#include <linux/jiffies.h>
 #include <linux/magic.h>
-#include <linux/math64.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -108,10 +106,7 @@ MODULE_PARM_DESC(size_limit_mb,
 #define UDMABUF_SAMPLE		16UL
 #define UDMABUF_MIN_LIST	256UL
 
-/* How often, 20 ms apart, a kernel mapping is tried before it is given up */
-#define UDMABUF_VMAP_TRIES	25
-
-/* Folios unpinned without a chance to reschedule. */
+/* Pages unpinned, and perhaps cleared, without a chance to reschedule */
 #define UDMABUF_UNPIN_BATCH	512UL
 
 /*
@@ -273,33 +268,32 @@ static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i,
 static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
 {
 	struct udmabuf_extent *extents;
+	size_t i, n;
 
 	extents = kvmalloc_objs(*extents, max_extents, UDMABUF_GFP);
 	if (!extents)
 		return -ENOMEM;
-	if (ubuf->nextents)
-		memcpy(extents, ubuf->extents, ubuf->nextents * sizeof(*extents));
+	for (i = 0; i < ubuf->nextents; i += n) {
+		n = min(ubuf->nextents - i, SZ_64K);
+		memcpy(extents + i, ubuf->extents + i, n * sizeof(*extents));
+		cond_resched();
+	}
 	kvfree(ubuf->extents);
 	ubuf->extents = extents;
 	ubuf->max_extents = max_extents;
 	return 0;
 }
 
-/* Makes room for one more. Extrapolates their number from the pages so far. */
+/* Makes room for one more. kvmalloc() refuses more than INT_MAX bytes. */
 static int udmabuf_reserve_extent(struct udmabuf *ubuf)
 {
-	u64 want = 2 * ubuf->max_extents ?: 16;
+	size_t limit = min_t(size_t, ubuf->max_npages, INT_MAX / sizeof(*ubuf->extents));
 
 	if (ubuf->nextents < ubuf->max_extents)
 		return 0;
-	if (ubuf->npages >= UDMABUF_PIN_FOLIOS)
-		want = max(want, DIV64_U64_ROUND_UP((u64)ubuf->nextents * ubuf->max_npages,
-						    ubuf->npages));
-	/* kvmalloc() refuses more than INT_MAX bytes. */
-	want = min3(want, (u64)ubuf->max_npages, (u64)INT_MAX / sizeof(*ubuf->extents));
-	if (want <= ubuf->nextents)
+	if (ubuf->nextents >= limit)
 		return -ENOMEM;
-	return udmabuf_resize_extents(ubuf, want);
+	return udmabuf_resize_extents(ubuf, min(2 * ubuf->max_extents ?: 16, limit));
 }
 
 /* Without memory for a shorter array the longer one serves as well. */
@@ -356,9 +350,12 @@ static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
 
 /* Seals */
 
-/* The seals of a memfd or hugetlbfs file, -EBADFD for any other. */
+/* The seals of a shmem or hugetlbfs file, -EBADFD for any other, and directories. */
 static int udmabuf_get_seals(struct inode *inode)
 {
+	/* The root directory of hugetlbfs has none: they are not initialized. */
+	if (!S_ISREG(inode->i_mode))
+		return -EBADFD;
 	if (shmem_mapping(inode->i_mapping))
 		return READ_ONCE(SHMEM_I(inode)->seals);
 #ifdef CONFIG_HUGETLBFS
@@ -389,9 +386,7 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 /* Takes over the caller's reference. */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	/* Inodes do not overlap: no two have the same index. */
-	int ret = xa_insert(&ubuf->inodes, (unsigned long)inode / sizeof(*inode),
-			    inode, UDMABUF_GFP);
+	int ret = xa_insert(&ubuf->inodes, (unsigned long)inode, inode, UDMABUF_GFP);
 
 	if (ret)
 		iput(inode);
@@ -438,9 +433,8 @@ static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 /* Pinning */
 
 /*
- * Has any page of this machine failed since it was started? The counter may lag
- * behind a failure that is just being handled: the page is then found by the next
- * look, as is one that fails right after this.
+ * Has any page of this machine failed since it was started? A failure that is just
+ * being handled is not counted yet: to this driver the page fails right afterwards.
  */
 static bool udmabuf_any_poison(void)
 {
@@ -472,7 +466,7 @@ static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npa
 }
 
 /* Pages are looked at only where any page of the machine has failed. */
-static int udmabuf_check_poison(const struct udmabuf *ubuf)
+static int udmabuf_check_poison(const struct udmabuf *ubuf, bool killable)
 {
 	pgoff_t pgoff, n;
 	size_t i;
@@ -491,7 +485,7 @@ static int udmabuf_check_poison(const struct udmabuf *ubuf)
 			if (udmabuf_folio_poisoned(folio) &&
 			    udmabuf_pages_poisoned(page, n))
 				return -EHWPOISON;
-			if (fatal_signal_pending(current))
+			if (killable && fatal_signal_pending(current))
 				return -EINTR;
 			cond_resched();
 		}
@@ -520,7 +514,7 @@ static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio
 	rcu_read_unlock();
 
 	if (!allowed)
-		return -EOPNOTSUPP;
+		return mapping ? -EOPNOTSUPP : -EFAULT;
 	return inode ? udmabuf_keep_inode(ubuf, inode) : 0;
 }
 
@@ -578,17 +572,16 @@ static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
 
 /*
  * A batch may name one page throughout, and its references are looked at only
- * after the fact. If the n-th of all such callers takes at most
- * UDMABUF_PIN_INFLIGHT / n pages, then even PID_MAX_LIMIT callers stopped at
- * that very point together hold fewer than
- * UDMABUF_PIN_INFLIGHT * (1 + ln(4194304 / 32)) * GUP_PIN_COUNTING_BIAS < 0.9e9
+ * after the fact. The n-th of all such callers takes at most
+ * UDMABUF_PIN_INFLIGHT / n pages, and none beyond UDMABUF_PIN_INFLIGHT callers. So
+ * all callers stopped at that very point together hold fewer than
+ * UDMABUF_PIN_INFLIGHT * (1 + ln(65536 / 32)) * GUP_PIN_COUNTING_BIAS < 0.6e9
  * references that nobody has looked at. With UDMABUF_MAX_REFS, this stays below
- * INT_MAX. The caller of this is counted.
+ * INT_MAX. The caller of this function is counted.
  */
 static unsigned long udmabuf_pin_limit(unsigned long max)
 {
-	return clamp(UDMABUF_PIN_INFLIGHT / atomic_read(&udmabuf_pinners),
-		     1UL, max);
+	return min(UDMABUF_PIN_INFLIGHT / atomic_read(&udmabuf_pinners), max);
 }
 
 /*
@@ -703,43 +696,30 @@ static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch
 	return 0;
 }
 
-/* What all of some folios have in common, and what any of them has */
-struct udmabuf_traits {
-	unsigned long any_flags;
-	unsigned long all_mapping;
-	unsigned int any_refs;
-};
-
-static void udmabuf_add_traits(struct udmabuf_traits *traits, struct page *page)
-{
-	struct folio *folio = (struct folio *)page;
-
-	/* Other bits than those that are looked at change all the time. */
-	traits->any_flags |= data_race(*folio_flags(folio, 0));
-	/* Truncation clears a file's, but an anonymous page keeps its own. */
-	traits->all_mapping &= (unsigned long)data_race(folio->mapping);
-	traits->any_refs |= folio_ref_count(folio);
-}
-
 /* The limit is a mask of low bits: the or of counters is over it if one of them is. */
 static_assert(!(UDMABUF_MAX_REFS & (UDMABUF_MAX_REFS + 1)));
 
 /*
- * Small anonymous pages, none poisoned nor pinned too often: most memory is. A
- * page that is no tail is its folio, as what is pinned is neither split nor merged.
+ * Small anonymous pages, none poisoned nor pinned too often: most memory is. A page
+ * that is no tail is its folio, as pinned folios are neither split nor merged, and
+ * an anonymous folio keeps its mapping. Flags that do not matter change any time.
  */
 static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 {
-	struct udmabuf_traits traits = { .all_mapping = FOLIO_MAPPING_ANON };
-	unsigned long i;
+	unsigned long i, flags = 0, mapping = FOLIO_MAPPING_ANON;
+	unsigned int refs = 0;
 
 	for (i = 0; i < npages; i++) {
+		struct folio *folio = (struct folio *)pages[i];
+
 		if (PageTail(pages[i]))
 			return false;
-		udmabuf_add_traits(&traits, pages[i]);
+		flags |= data_race(*folio_flags(folio, 0));
+		mapping &= (unsigned long)data_race(folio->mapping);
+		refs |= folio_ref_count(folio);
 	}
-	return traits.all_mapping && traits.any_refs <= UDMABUF_MAX_REFS &&
-	       !(traits.any_flags & (BIT(PG_head) | __PG_HWPOISON));
+	return mapping && refs <= UDMABUF_MAX_REFS &&
+	       !(flags & (BIT(PG_head) | __PG_HWPOISON));
 }
 
 static int udmabuf_flush(struct udmabuf *ubuf, struct udmabuf_batch *batch)
@@ -761,6 +741,8 @@ static int udmabuf_pin_range(struct udmabuf *ubuf, unsigned long addr,
 	int ret = 0, n;
 
 	while (!ret && npages) {
+		if (!batch->limit)
+			return -ENOMEM;
 		/* Fewer than asked for: the next call says why. */
 		n = pin_user_pages_fast(addr, min(npages, batch->limit - batch->end),
 					flags, batch->pages + batch->end);
@@ -888,19 +870,24 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * vfs_fallocate() stops at any signal. One that is not fatal restarts the system
- * call, which then finds fewer holes.
+ * vfs_fallocate() stops at any signal. So all but SIGKILL wait: a timer could stop
+ * each attempt, as pages pinned before are pinned again. Task work is no signal, but
+ * has the same effect once: the system call starts again.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
 	unsigned int flags = memalloc_pin_save();
+	sigset_t blocked, old;
 	int ret;
 
+	siginitsetinv(&blocked, sigmask(SIGKILL));
+	sigprocmask(SIG_BLOCK, &blocked, &old);
 	ret = vfs_fallocate(memfd, FALLOC_FL_KEEP_SIZE, start, end - start);
+	sigprocmask(SIG_SETMASK, &old, NULL);
 	memalloc_pin_restore(flags);
 	if (ret == -EINTR && !fatal_signal_pending(current))
 		return -ERESTARTNOINTR;
-	return ret == -ENOSPC ? -ENOMEM : ret;
+	return ret;
 }
 
 /*
@@ -929,33 +916,76 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 	}
 }
 
-static int udmabuf_check_folios(struct page **pages, unsigned long nfolios,
-				bool *large)
+/*
+ * Folios of shmem that were just pinned: waits until they are unlocked, valid and in
+ * the file at @index. fallocate() leaves pages in the page cache that have never been
+ * cleared, a page fault adds a page before it clears it, and reclaim may just have
+ * taken it out of the file. -EAGAIN if by then another folio is there.
+ */
+static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
+				 struct folio **folios, unsigned long nfolios)
 {
-	struct udmabuf_traits traits = {};
 	unsigned long i;
 
-	for (i = 0; i < nfolios; i++)
-		udmabuf_add_traits(&traits, pages[i]);
-	*large = traits.any_flags & BIT(PG_head);
-	if (traits.any_refs > UDMABUF_MAX_REFS)
+	for (i = 0; i < nfolios; i++) {
+		struct folio *folio = shmem_read_folio(mapping, index);
+
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+		folio_put(folio);
+		if (folio != folios[i])
+			return -EAGAIN;
+		index += folio_nr_pages(folio);
+	}
+	return 0;
+}
+
+/* @index is the position of the first folio in the file. */
+static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
+				struct folio **folios, unsigned long nfolios,
+				bool *large)
+{
+	unsigned long i, any = 0, all = ~0UL, other = 0;
+	unsigned int refs = 0;
+
+	for (i = 0; i < nfolios; i++) {
+		unsigned long flags = data_race(*folio_flags(folios[i], 0));
+
+		/*
+		 * Reclaim that did not see our pin holds the lock until the folio is
+		 * out of the file: look at the lock before the mapping.
+		 */
+		smp_rmb();
+		any |= flags;
+		all &= flags;
+		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folios[i]->mapping);
+		refs |= folio_ref_count(folios[i]);
+	}
+	*large = any & BIT(PG_head);
+	if (refs > UDMABUF_MAX_REFS)
 		return -ENOMEM;
-	if (traits.any_flags & __PG_HWPOISON)
+	if (any & __PG_HWPOISON)
 		return -EFAULT;
 	for (i = 0; *large && i < nfolios; i++)
-		if (udmabuf_folio_poisoned((struct folio *)pages[i]))
+		if (udmabuf_folio_poisoned(folios[i]))
 			return -EFAULT;
-	return 0;
+	/* The inode's lock keeps those of hugetlb in the file, and they are valid. */
+	if (!shmem_mapping(mapping) ||
+	    (!other && all & BIT(PG_uptodate) && !(any & BIT(PG_locked))))
+		return 0;
+	return udmabuf_settle_folios(mapping, index, folios, nfolios);
 }
 
 /*
  * Pins what it can of [start, end) and returns the number of folios; @skip pages
- * of the first are before @start.
+ * of the first are before @start. -EAGAIN: another try may succeed.
  */
 static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 			       u64 start, u64 end, unsigned long *skip, bool *large)
 {
-	struct page **pages = batch->pages + batch->end;
+	struct folio **folios = (struct folio **)batch->pages + batch->end;
+	struct address_space *mapping = memfd->f_mapping;
+	unsigned long limit;
 	pgoff_t offset;
 	long n;
 	int ret;
@@ -963,19 +993,19 @@ static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
 	ret = udmabuf_lock_memfd(batch, memfd, start, end);
 	if (!ret)
-		ret = udmabuf_check_cache(memfd->f_mapping, start >> PAGE_SHIFT,
-					  (end - 1) >> PAGE_SHIFT);
+		ret = udmabuf_check_cache(mapping, start >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT);
 	if (ret)
 		return ret;
 
 	/* Counted only now: a caller that waits for the inode's lock holds no pins. */
 	atomic_inc(&udmabuf_pinners);
-	n = memfd_pin_folios(memfd, start, end - 1, (struct folio **)pages,
-			     udmabuf_pin_limit(batch->max - batch->end), &offset);
+	limit = udmabuf_pin_limit(batch->max - batch->end);
+	n = limit ? memfd_pin_folios(memfd, start, end - 1, folios, limit, &offset) : -ENOMEM;
 	if (n > 0)
-		ret = udmabuf_check_folios(pages, n, large);
+		ret = udmabuf_check_folios(mapping, (start - offset) >> PAGE_SHIFT,
+					   folios, n, large);
 	if (ret)
-		unpin_user_pages(pages, n);
+		unpin_user_pages((struct page **)folios, n);
 	atomic_dec(&udmabuf_pinners);
 	if (ret || n <= 0)
 		return ret ?: n ?: -EINVAL;
@@ -1053,9 +1083,14 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 		bool large;
 		long n;
 
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		n = udmabuf_pin_folios(batch, memfd, start, end, &skip, &large);
+		if (n == -EAGAIN)
+			continue;
+		/* No memory may be committed; a page is marked as failed in the file. */
 		if (n < 0)
-			return n;
+			return n == -ENOSPC ? -ENOMEM : n == -EIO ? -EFAULT : n;
 		if (large)
 			ret = udmabuf_flush_folios(ubuf, batch, first, skip,
 						   (end - start) >> PAGE_SHIFT);
@@ -1170,15 +1205,18 @@ static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins,
 static void udmabuf_unpin_run(const struct udmabuf *ubuf, struct page *page,
 			      unsigned long npages, bool dirty)
 {
-	unsigned long n, nfolios = 0;
+	unsigned long n, batch = 0;
 
 	for (; npages; page += n, npages -= n) {
 		struct folio *folio = page_folio(page);
 
 		n = min(npages, udmabuf_folio_rest(folio, page));
 		udmabuf_unpin_folio(folio, ubuf->folio_pins ? 1 : n, dirty);
-		if (!(++nfolios % UDMABUF_UNPIN_BATCH))
+		batch += n;
+		if (batch >= UDMABUF_UNPIN_BATCH) {
+			batch = 0;
 			cond_resched();
+		}
 	}
 }
 
@@ -1286,7 +1324,7 @@ static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
 {
 	unsigned long ncuts = npages / limits.max;
 
-	if (limits.boundary)
+	if (limits.boundary && npages > 1)
 		ncuts += npages / limits.boundary + 1;
 	return ncuts;
 }
@@ -1393,7 +1431,10 @@ static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 	if (ret)
 		return ret;
 	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, 0);
-	if (!ret)
+	/* Synced last: a device that is sure to write wins over one that may have. */
+	if (!ret && map->dir == DMA_FROM_DEVICE)
+		list_add_tail(&map->node, &ubuf->maps);
+	else if (!ret)
 		list_add(&map->node, &ubuf->maps);
 	mutex_unlock(&ubuf->dma_lock);
 	return ret;
@@ -1408,7 +1449,7 @@ static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev
 	if (!ubuf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EPERM);
 	/* No device is to find a page that is known to be bad. */
-	ret = udmabuf_check_poison(ubuf);
+	ret = udmabuf_check_poison(ubuf, true);
 	if (ret)
 		return ERR_PTR(ret);
 
@@ -1478,9 +1519,11 @@ static void udmabuf_sync_for_cpu(struct udmabuf *ubuf, size_t size)
 	struct udmabuf_map *map;
 
 	lockdep_assert_held(&ubuf->dma_lock);
-	list_for_each_entry(map, &ubuf->maps, node)
+	list_for_each_entry(map, &ubuf->maps, node) {
 		if (map->dir != DMA_TO_DEVICE)
 			dma_sync_sgtable_for_cpu(map->dev, &map->sgt, map->dir);
+		cond_resched();
+	}
 	if (ubuf->vaddr)
 		invalidate_kernel_vmap_range(ubuf->vaddr, size);
 }
@@ -1492,15 +1535,17 @@ static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size)
 	lockdep_assert_held(&ubuf->dma_lock);
 	if (ubuf->vaddr)
 		flush_kernel_vmap_range(ubuf->vaddr, size);
-	list_for_each_entry(map, &ubuf->maps, node)
+	list_for_each_entry(map, &ubuf->maps, node) {
 		dma_sync_sgtable_for_device(map->dev, &map->sgt, map->dir);
+		cond_resched();
+	}
 }
 
 /* To bounce a page that has failed would take the machine down. */
-static int udmabuf_check_maps(const struct udmabuf *ubuf)
+static int udmabuf_check_maps(const struct udmabuf *ubuf, bool killable)
 {
 	lockdep_assert_held(&ubuf->dma_lock);
-	return list_empty(&ubuf->maps) ? 0 : udmabuf_check_poison(ubuf);
+	return list_empty(&ubuf->maps) ? 0 : udmabuf_check_poison(ubuf, killable);
 }
 
 static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
@@ -1516,7 +1561,7 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 		return ret;
 	if (mutex_lock_killable(&ubuf->dma_lock))
 		return -EINTR;
-	ret = udmabuf_check_maps(ubuf);
+	ret = udmabuf_check_maps(ubuf, true);
 	if (!ret)
 		udmabuf_sync_for_cpu(ubuf, dmabuf->size);
 	mutex_unlock(&ubuf->dma_lock);
@@ -1529,8 +1574,9 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 	struct udmabuf *ubuf = dmabuf->priv;
 	int ret;
 
+	/* Not to be given up: stores of others wait for it, too. */
 	mutex_lock(&ubuf->dma_lock);
-	ret = udmabuf_check_maps(ubuf);
+	ret = udmabuf_check_maps(ubuf, false);
 	if (!ret)
 		udmabuf_sync_for_device(ubuf, dmabuf->size);
 	mutex_unlock(&ubuf->dma_lock);
@@ -1634,20 +1680,6 @@ static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
 	return page;
 }
 
-static bool udmabuf_huge_page_poisoned(struct page *page)
-{
-	struct page *end = page + HPAGE_PMD_NR;
-
-	while (page < end) {
-		struct folio *folio = page_folio(page);
-
-		if (udmabuf_folio_poisoned(folio))
-			return true;
-		page += udmabuf_folio_rest(folio, page);
-	}
-	return false;
-}
-
 /*
  * PAGE_TABLE_CHECK stops the machine if an anonymous page is mapped more than
  * once and may be written to. It exempts special small entries, not huge ones.
@@ -1676,7 +1708,8 @@ static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 
 	mutex_lock(&ubuf->fault_lock);
 	pmd = pmdp_get_lockless(vmf->pmd);
-	if ((pmd_none(pmd) || pmd_leaf(pmd)) && !udmabuf_huge_page_poisoned(page))
+	if ((pmd_none(pmd) || pmd_leaf(pmd)) &&
+	    !(udmabuf_any_poison() && udmabuf_pages_poisoned(page, HPAGE_PMD_NR)))
 		ret = vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
 					 vmf->flags & FAULT_FLAG_WRITE);
 	mutex_unlock(&ubuf->fault_lock);
@@ -1726,7 +1759,7 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 /*
  * Without "dma-buf: return a failed vmap to the caller without a warning" the core
  * warns if this driver returns an error. So a page of zeros replaces pages that have
- * failed, which no load may touch, and failed allocations are retried.
+ * failed, which no load may touch, and the array of pages is allocated without fail.
  */
 static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 {
@@ -1739,16 +1772,6 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 			pages[pgoff] = ubuf->spare;
 		cond_resched();
 	}
-}
-
-static void *udmabuf_try_vmap(struct page **pages, unsigned int npages)
-{
-	unsigned int tries = UDMABUF_VMAP_TRIES;
-	void *vaddr;
-
-	while (!(vaddr = vmap(pages, npages, VM_MAP, PAGE_KERNEL)) && --tries)
-		schedule_timeout_uninterruptible(msecs_to_jiffies(20));
-	return vaddr;
 }
 
 static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
@@ -1785,9 +1808,9 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 			ubuf->vmap_pages[pgoff] = udmabuf_extent_page(ubuf, i, pgoff);
 		cond_resched();
 	}
-	if (udmabuf_check_poison(ubuf))
+	if (udmabuf_check_poison(ubuf, true))
 		udmabuf_cover_poisoned(ubuf);
-	vaddr = udmabuf_try_vmap(ubuf->vmap_pages, ubuf->npages);
+	vaddr = vmap(ubuf->vmap_pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
 	if (!vaddr) {
 		udmabuf_free_vmap_pages(ubuf);
 		return -ENOMEM;
