@@ -8,10 +8,13 @@
 #ifndef _UDMABUF_FUZZ_H
 #define _UDMABUF_FUZZ_H
 
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+
 #include "udmabuf_test.h"
 
 #define MAX_CALLS	16
-#define NARGS		15
+#define NARGS		18
 #define MAX_PLACES	8192
 #define SMALL_PAGES	16
 #define NO_AGE		255	/* of a place that is not known */
@@ -103,6 +106,7 @@ static struct {
 static struct {
 	char wrong[200];
 	unsigned long creates, memfd_creates, compared, device_compared, kernel_compared;
+	unsigned long races, brackets;
 } *tally;
 
 /* Kept open by the fuzzer, so that a child has less to do */
@@ -1065,6 +1069,311 @@ static void call_fail(const unsigned char *arg)
 	world.fail_nth = 1 + arg[0] % 24;
 }
 
+/*
+ * Races: during one operation a second thread takes its pages away, or maps its buffer.
+ * A race ends after a number of turns, not after a time. What its pages hold is not
+ * judged. The ledger and the hugetlb pool are compared after each program.
+ */
+
+#define TURNS		32	/* creates, or maps, of one race */
+#define PAUSES		8	/* of 4096, 8192, ... loops or nanoseconds */
+#define LOSSES		8	/* pages that one create may lose to userfaultfd */
+
+static struct {
+	struct area *area;
+	int memfd;		/* mapped by the area, or -1 */
+	int uffd;		/* registered for the area, or -1 */
+	int importer;
+	unsigned int seed;	/* of the second thread */
+	int losses;		/* still allowed for the current create */
+	int attacks;		/* turns of the second thread */
+	pthread_barrier_t start;	/* of both threads' turns, with a memfd */
+	unsigned int begun, ended;	/* unmaps */
+	bool over;
+} race;
+
+static const unsigned char raced_kinds[] = { AREA_HUGETLB, AREA_HUGETLB_MEMFD, AREA_ANON,
+	AREA_HUGETLB, AREA_THP, AREA_HUGETLB_MEMFD, AREA_MEMFD, AREA_HUGETLB, AREA_SHARED,
+	AREA_COW };
+
+/*
+ * Counts loops, or sleeps if there is a userfaultfd: its thread shares the CPU of the
+ * create and has the higher priority, so a timer interrupts the create at any point.
+ */
+static void race_pause(unsigned int *seed)
+{
+	unsigned int least = 4096U << rand_r(seed) % PAUSES;
+	volatile unsigned int loops = least + rand_r(seed) % least;
+	struct timespec ts = { 0, loops };
+
+	if (race.uffd >= 0)
+		nanosleep(&ts, NULL);
+	else
+		while (loops)
+			loops--;
+}
+
+static bool race_is_over(void)
+{
+	return __atomic_load_n(&race.over, __ATOMIC_SEQ_CST);
+}
+
+static void end_race(void)
+{
+	__atomic_store_n(&race.over, true, __ATOMIC_SEQ_CST);
+}
+
+static size_t raced_bytes(void)
+{
+	return race.area->npages * page_size();
+}
+
+/* The registered range: only a part of a THP, as small pages are copied one by one */
+static struct uffdio_range uffd_range(void)
+{
+	bool thp = race.area == &world.areas[AREA_THP];
+
+	return (struct uffdio_range) {
+		.start = to_u64(race.area->addr),
+		.len = thp ? SMALL_PAGES * page_size() : raced_bytes(),
+	};
+}
+
+/* A userfaultfd for missing pages of the area; -1 if the area cannot have one */
+static int raced_uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { uffd_range(), UFFDIO_REGISTER_MODE_MISSING };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (uffd < 0 || (!ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &reg)))
+		return uffd;
+	close(uffd);
+	return -1;
+}
+
+/* Answer a page fault of the create. */
+static void bring_page(__u64 addr)
+{
+	struct uffdio_range all = uffd_range();
+	bool huge = race.area == &world.areas[AREA_HUGETLB];
+	size_t unit = huge ? hugetlb_size() : page_size();
+	struct uffdio_copy bring = { .dst = addr & ~(unit - 1), .len = unit };
+	static char *bytes;
+
+	if (!bytes)
+		bytes = anon_small(hugetlb_size() + page_size());
+	bring.src = to_u64(bytes);
+	/* Without a free page the create must not wait for ever. */
+	if (ioctl(race.uffd, UFFDIO_COPY, &bring))
+		ioctl(race.uffd, UFFDIO_UNREGISTER, &all);
+}
+
+/* A limit, because the create may always run too late to find its page. */
+static bool may_lose(void)
+{
+	return __atomic_fetch_sub(&race.losses, 1, __ATOMIC_SEQ_CST) > 0;
+}
+
+static void *take_pages_away(void *arg)
+{
+	struct sched_param first = { .sched_priority = 1 };
+	struct uffd_msg msg;
+
+	if (race.uffd >= 0)
+		sched_setscheduler(0, SCHED_FIFO, &first);
+	while (!race_is_over()) {
+		if (read(race.uffd, &msg, sizeof(msg)) == sizeof(msg))
+			bring_page(msg.arg.pagefault.address);
+		race_pause(&race.seed);
+		if (race.uffd < 0 || may_lose())
+			madvise(race.area->addr, raced_bytes(), MADV_DONTNEED);
+		__atomic_add_fetch(&race.attacks, 1, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* Fill the holes of a memfd while a create of the first thread does the same. */
+static void *fill_holes(void *arg)
+{
+	int turns, buf;
+
+	for (turns = 0; turns < TURNS; turns++) {
+		pthread_barrier_wait(&race.start);
+		buf = _create_memfd(world.dev, 0, race.memfd, 0, raced_bytes());
+		if (buf >= 0)
+			close(buf);
+		madvise(race.area->addr, raced_bytes(), MADV_DONTNEED);
+	}
+	return NULL;
+}
+
+/* Both threads have as many turns with a memfd, and at least as many without. */
+static bool race_goes_on(int turns)
+{
+	return turns < TURNS || (race.memfd < 0 &&
+				 __atomic_load_n(&race.attacks, __ATOMIC_SEQ_CST) < TURNS);
+}
+
+/* Arguments of a create whose first entry is in the area; of half: all of the area */
+static void aim_create(unsigned char *create, const unsigned char *arg, unsigned char kind)
+{
+	memcpy(create, arg + 3, NARGS - 3);
+	create[3] = kind;
+	if (arg[2] & 1)
+		return;
+	create[1] = 0;
+	create[2] = 0;
+	create[4] = 0;
+	create[5] = 9;
+}
+
+static void start_turn(void)
+{
+	__atomic_store_n(&race.losses, LOSSES, __ATOMIC_SEQ_CST);
+	if (race.memfd < 0)
+		return;
+	fallocate(race.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, raced_bytes());
+	pthread_barrier_wait(&race.start);
+}
+
+/* Only the last buffer is kept, so that the program has room for others. */
+static void race_creates(void (*call)(const unsigned char *), const unsigned char *create)
+{
+	size_t first = world.nbuffers;
+	int turns;
+
+	for (turns = 0; race_goes_on(turns); turns++) {
+		while (world.nbuffers > first) {
+			close(world.buffers[--world.nbuffers].fd);
+			free(world.buffers[world.nbuffers].places);
+		}
+		start_turn();
+		call(create);
+	}
+	end_race();
+}
+
+static void race_against(void (*call)(const unsigned char *), const unsigned char *create)
+{
+	cpu_set_t all, one;
+	pthread_t thread;
+
+	CPU_ZERO(&all);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_getaffinity(0, sizeof(all), &all);
+	if (race.uffd >= 0)
+		sched_setaffinity(0, sizeof(one), &one);
+	pthread_barrier_init(&race.start, NULL, 2);
+	if (!pthread_create(&thread, NULL, race.memfd < 0 ? take_pages_away : fill_holes, NULL)) {
+		race_creates(call, create);
+		pthread_join(thread, NULL);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+static void call_race(const unsigned char *arg)
+{
+	enum area_kind kind = PICK(raced_kinds, arg[0]);
+	bool memfd = kind == AREA_MEMFD || kind == AREA_HUGETLB_MEMFD;
+	bool items = memfd && arg[1] & 1;
+	unsigned char create[NARGS] = {};
+
+	race.area = area_get(kind);
+	if (race.area->broken)
+		return;
+	race.memfd = memfd ? world.fds[kind - AREA_MEMFD] : -1;
+	race.uffd = !memfd && arg[1] & 6 ? raced_uffd() : -1;
+	race.seed = arg[2];
+	race.over = false;
+	race.attacks = 0;
+	race.area->broken = true;
+	aim_create(create, arg, items ? kind - AREA_MEMFD : kind);
+	race_against(items ? call_create_items : call_create, create);
+	if (race.uffd >= 0)
+		close(race.uffd);
+	race.area->broken = false;
+	race.area->age++;
+	tally->races++;
+}
+
+static void *map_and_unmap(void *arg)
+{
+	struct udmabuf_importer_map map;
+	int turns;
+
+	for (turns = 0; turns < TURNS; turns++) {
+		/* Bounce buffers may be used up. */
+		if (_map(race.importer, IMPORTER_BIDIRECTIONAL, &map))
+			continue;
+		race_pause(&race.seed);
+		__atomic_add_fetch(&race.begun, 1, __ATOMIC_SEQ_CST);
+		_unmap(race.importer, map.handle);
+		__atomic_add_fetch(&race.ended, 1, __ATOMIC_SEQ_CST);
+	}
+	end_race();
+	return NULL;
+}
+
+static void sync_for(int buf, __u64 flags)
+{
+	if (_sync_cpu(buf, flags | DMA_BUF_SYNC_RW))
+		WRONG("sync %#llx against maps: %s", (unsigned long long)flags, strerror(errno));
+}
+
+/*
+ * Store a word and read it back, each between two syncs. An unmap copies what the
+ * device has to memory, so nothing is judged if one was under way or began.
+ */
+static void bracket(int buf, __u64 *word, __u64 value, unsigned int *seed)
+{
+	unsigned int ended = __atomic_load_n(&race.ended, __ATOMIC_SEQ_CST);
+	unsigned int begun = __atomic_load_n(&race.begun, __ATOMIC_SEQ_CST);
+	__u64 kept;
+
+	sync_for(buf, DMA_BUF_SYNC_START);
+	*word = value;
+	sync_for(buf, DMA_BUF_SYNC_END);
+	race_pause(seed);
+	sync_for(buf, DMA_BUF_SYNC_START);
+	kept = *word;
+	sync_for(buf, DMA_BUF_SYNC_END);
+	if (ended != begun || begun != __atomic_load_n(&race.begun, __ATOMIC_SEQ_CST))
+		return;
+	tally->brackets++;
+	if (kept != value)
+		WRONG("a store between START and END was lost");
+}
+
+/* On a buffer of its own: maps of others, FROM_DEVICE, would overwrite stores. */
+static void call_brackets(const unsigned char *arg)
+{
+	unsigned int seed = arg[1], value = 0;
+	pthread_t thread;
+	int buf;
+
+	race.area = area_get(PICK(raced_kinds, arg[0]));
+	if (race.area->broken)
+		return;
+	buf = _create_one(world.dev, 0, race.area->addr, raced_bytes());
+	race.uffd = -1;
+	race.importer = open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
+	race.seed = arg[2];
+	race.over = false;
+	race.begun = 0;
+	race.ended = 0;
+	if (!_attach(race.importer, buf, 0, 0) &&
+	    !pthread_create(&thread, NULL, map_and_unmap, NULL)) {
+		while (!race_is_over())
+			bracket(buf, page_word(race.area->addr, rand_r(&seed) %
+					       race.area->npages) + 1, ++value, &seed);
+		pthread_join(thread, NULL);
+	}
+	close(race.importer);
+	close(buf);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const unsigned char *arg);
@@ -1077,12 +1386,14 @@ static const struct {
 	{ "close", call_close }, { "dup", call_dup }, { "pass", call_pass }, { "fork", call_fork },
 	{ "raw", call_raw }, { "store", call_store }, { "advise", call_advise },
 	{ "break", call_break }, { "split", call_split }, { "seal", call_seal },
-	{ "resize", call_resize }, { "fail", call_fail },
+	{ "resize", call_resize }, { "fail", call_fail }, { "race", call_race },
+	{ "brackets", call_brackets },
 	/* again, so that they come more often */
 	{ "create", call_create }, { "create", call_create },
 	{ "create_items", call_create_items }, { "create_items", call_create_items },
 	{ "mmap", call_mmap }, { "mmap", call_mmap }, { "touch", call_touch },
 	{ "touch", call_touch }, { "attach", call_attach }, { "map", call_map },
+	{ "race", call_race }, { "race", call_race }, { "brackets", call_brackets },
 };
 
 #endif /* _UDMABUF_FUZZ_H */

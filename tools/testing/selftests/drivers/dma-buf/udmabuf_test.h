@@ -947,14 +947,51 @@ static inline void hugetlb_provide(size_t len)
 		write_number(knob, total + need - free);
 }
 
+/* The pool of huge pages: how many are free, and how many of those are promised */
+struct pool {
+	long free, reserved;
+};
+
+static inline struct pool pool_read(void)
+{
+	return (struct pool) {
+		.free = text_number("/proc/meminfo", "HugePages_Free:"),
+		.reserved = text_number("/proc/meminfo", "HugePages_Rsvd:"),
+	};
+}
+
+/* "", or how the pool has changed. A number below 0 wraps and shows as LONG_MAX. */
+static inline const char *pool_difference(const struct pool *before)
+{
+	static char text[96];
+	long long deadline = now_ms() + SETTLE_MS;
+	struct pool now;
+
+	do {
+		now = pool_read();
+		if (now.free == before->free && now.reserved == before->reserved)
+			return "";
+		sleep_ms(10);
+	} while (now_ms() < deadline);
+	snprintf(text, sizeof(text), "HugePages_Free %ld -> %ld, HugePages_Rsvd %ld -> %ld",
+		 before->free, now.free, before->reserved, now.reserved);
+	return text;
+}
+
+/* Huge pages that are promised, but not there until they are touched */
+static inline char *reserve_hugetlb(size_t len)
+{
+	return mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+}
+
 static inline char *anon_hugetlb(size_t len, const char **why_not)
 {
 	char *addr;
 
 	/* A child's copy takes as much again. */
 	hugetlb_provide(2 * len);
-	addr = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	addr = reserve_hugetlb(len);
 	if (addr == MAP_FAILED)
 		*why_not = "no hugetlb pages";
 	return addr;
