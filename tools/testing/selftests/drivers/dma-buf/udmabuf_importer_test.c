@@ -910,6 +910,139 @@ TEST_F(races, map_while_others_sync)
 	}
 }
 
+/*
+ * Stores between SYNC START and END, against a thread that maps and unmaps on demand:
+ * the first map is turn 1, its unmap turn 2, and so on.
+ */
+#define STORE_LEN	(16UL << 20)
+#define STORE_PAGES	64
+#define STORE_TURNS	16
+
+static struct {
+	int imp;
+	struct udmabuf_importer_map map;
+	int asked;	/* for this turn and all before */
+	int done;
+	const char *failed;
+} mapper;
+
+static void *mapper_thread(void *arg)
+{
+	int turn, ret;
+
+	for (turn = 1; turn <= STORE_TURNS; turn++) {
+		while (__atomic_load_n(&mapper.asked, __ATOMIC_ACQUIRE) < turn)
+			sched_yield();
+		if (turn % 2)
+			ret = _map(mapper.imp, IMPORTER_BIDIRECTIONAL, &mapper.map);
+		else
+			ret = _unmap(mapper.imp, mapper.map.handle);
+		if (ret)
+			mapper.failed = turn % 2 ? "map" : "unmap";
+		__atomic_store_n(&mapper.done, turn, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+struct stores {
+	int buf;
+	char *mem;
+	__u64 last[STORE_PAGES];
+	__u64 count;
+};
+
+/* The first word of each page that a map copies first or last */
+static volatile __u64 *store_word(char *mem, size_t i)
+{
+	size_t page = i < STORE_PAGES / 2 ? i : STORE_LEN / page_size() - STORE_PAGES + i;
+
+	return (volatile __u64 *)(mem + page * page_size());
+}
+
+static int store_once(struct stores *stores, int turn)
+{
+	size_t i = stores->count++ * 37 % STORE_PAGES;
+
+	if (_sync_cpu(stores->buf, SYNC_START(RW)))
+		return -1;
+	/* Whatever is done in this turn is done after a START and before an END. */
+	__atomic_store_n(&mapper.asked, turn, __ATOMIC_RELEASE);
+	stores->last[i] = stores->count;
+	*store_word(stores->mem, i) = stores->count;
+	return _sync_cpu(stores->buf, SYNC_END(RW));
+}
+
+static bool turn_is_done(int turn)
+{
+	return __atomic_load_n(&mapper.done, __ATOMIC_ACQUIRE) >= turn;
+}
+
+/*
+ * For as long as the turn takes. Most of it is spent outside of START and END: if END is
+ * the first to see a new map, it repairs what was lost.
+ */
+static int store_through(struct stores *stores, int turn)
+{
+	int i;
+
+	while (!turn_is_done(turn)) {
+		if (store_once(stores, turn))
+			return -1;
+		for (i = 0; i < 2000 && !turn_is_done(turn); i++)
+			;
+	}
+	return 0;
+}
+
+/*
+ * How many pages of @addr, which is the buffer's memory or a copy, lack their last store.
+ * The next call does not count the same loss again.
+ */
+static size_t stores_lost(struct stores *stores, char *addr)
+{
+	size_t lost = 0, i;
+
+	for (i = 0; i < STORE_PAGES; i++) {
+		__u64 word = *store_word(addr, i);
+
+		lost += word != stores->last[i];
+		stores->last[i] = word;
+	}
+	return lost;
+}
+
+/*
+ * Guards a map that exists before syncs know of it, and one that syncs have forgotten
+ * while it still exists: nobody syncs a store made meanwhile, and later the bounce
+ * buffer's old bytes replace it. An unmap may do so to the store of one START and END,
+ * between which it came.
+ */
+TEST_F_TIMEOUT(races, bracketed_stores_against_map_and_unmap, 120)
+{
+	struct stores stores = { .mem = anon_small(STORE_LEN) };
+	char *seen = malloc(STORE_LEN);
+	pthread_t thread;
+	int turn;
+
+	memset(stores.mem, 0, STORE_LEN);
+	stores.buf = test_create_one(self->session.dev, 0, stores.mem, STORE_LEN);
+	mapper.imp = test_attach(stores.buf, 0, 0);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, mapper_thread, NULL));
+	for (turn = 1; turn <= STORE_TURNS; turn += 2) {
+		ASSERT_EQ(0, store_through(&stores, turn));
+		test_device_read(mapper.imp, mapper.map.handle, 0, seen, STORE_LEN);
+		EXPECT_EQ(0, stores_lost(&stores, seen)) TH_LOG("to the device, turn %d", turn);
+		test_sync_cpu(stores.buf, SYNC_START(RW));
+		EXPECT_EQ(0, stores_lost(&stores, stores.mem)) TH_LOG("by a map, turn %d", turn);
+		test_sync_cpu(stores.buf, SYNC_END(RW));
+
+		ASSERT_EQ(0, store_through(&stores, turn + 1));
+		EXPECT_GE(1, stores_lost(&stores, stores.mem)) TH_LOG("by an unmap, turn %d", turn);
+	}
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(NULL, mapper.failed) TH_LOG("%s", mapper.failed);
+}
+
 /* Guards 5.2 of mainline: what its sync creates and map frees is not locked. */
 TEST_F(races, map_vmap_mmap_and_sync)
 {
