@@ -770,6 +770,198 @@ TEST_F(tables, folios_of_a_list)
 	EXPECT_EQ(2 * NFOLIOS, segments(buf, 3, 0));
 }
 
+/*
+ * Fences: a device that is not done yet. SYNC START waits for it first and syncs then;
+ * in the other order a bounce buffer's last bytes would never reach the CPU.
+ */
+
+FIXTURE(fences) {
+	struct session session;
+	char *mem;
+	size_t len;
+	char *seen;
+	int buf;
+	int imp;
+};
+
+FIXTURE_SETUP(fences)
+{
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->len = 16 * page_size();
+	self->mem = anon_small(self->len);
+	self->seen = malloc(self->len);
+	fill(self->mem, self->len, 1);
+	fill(self->seen, self->len, 2);
+	self->buf = test_create_one(self->session.dev, 0, self->mem, self->len);
+	self->imp = test_attach(self->buf, 0, 0);
+}
+
+FIXTURE_TEARDOWN(fences)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* A thread in SYNC START */
+struct starter {
+	pthread_t thread;
+	int buf;
+	__u64 flags;
+	pid_t tid;
+	int ended;
+	int err;
+};
+
+static bool has_ended(const struct starter *starter)
+{
+	return __atomic_load_n(&starter->ended, __ATOMIC_ACQUIRE);
+}
+
+static void *starter_thread(void *arg)
+{
+	struct starter *starter = arg;
+
+	__atomic_store_n(&starter->tid, syscall(__NR_gettid), __ATOMIC_RELEASE);
+	starter->err = _sync_cpu(starter->buf, starter->flags) ? errno : 0;
+	__atomic_store_n(&starter->ended, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Does it wait? It is given until it either does or ends. */
+static bool start_waits(struct starter *starter, int buf, __u64 flags)
+{
+	pid_t tid;
+
+	*starter = (struct starter) { .buf = buf, .flags = flags };
+	if (pthread_create(&starter->thread, NULL, starter_thread, starter))
+		return false;
+	do {
+		sched_yield();
+		tid = __atomic_load_n(&starter->tid, __ATOMIC_ACQUIRE);
+	} while (!has_ended(starter) && (!tid || !is_blocked(tid)));
+	return !has_ended(starter);
+}
+
+static int start_error(struct starter *starter)
+{
+	pthread_join(starter->thread, NULL);
+	return starter->err;
+}
+
+TEST_F(fences, start_syncs_after_the_wait)
+{
+	__u32 dirs[] = { IMPORTER_FROM_DEVICE, IMPORTER_BIDIRECTIONAL };
+	__u64 flags[] = { SYNC_START(READ), SYNC_START(RW) };
+	struct starter starter;
+	size_t i;
+
+	for (i = 0; i < 4; i++) {
+		struct udmabuf_importer_map map;
+
+		fill(self->mem, self->len, 1);
+		map = test_map(self->imp, dirs[i % 2]);
+		test_fence(self->imp, 1);
+		EXPECT_TRUE(start_waits(&starter, self->buf, flags[i / 2]));
+		test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+		EXPECT_FALSE(has_ended(&starter));
+		test_signal(self->imp);
+		EXPECT_EQ(0, start_error(&starter));
+		EXPECT_FILLED(self->mem, self->len, 2) TH_LOG("direction %u", dirs[i % 2]);
+		test_sync_cpu(self->buf, SYNC_END(RW));
+		test_unmap(self->imp, map.handle);
+		EXPECT_FILLED(self->mem, self->len, 2);
+	}
+}
+
+/* Guards a look for maps before the wait only. */
+TEST_F(fences, start_syncs_maps_made_during_the_wait)
+{
+	struct udmabuf_importer_map map;
+	struct starter starter;
+
+	test_fence(self->imp, 1);
+	EXPECT_TRUE(start_waits(&starter, self->buf, SYNC_START(READ)));
+	map = test_map(self->imp, IMPORTER_FROM_DEVICE);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_signal(self->imp);
+	EXPECT_EQ(0, start_error(&starter));
+	EXPECT_FILLED(self->mem, self->len, 2);
+}
+
+TEST_F(fences, reading_device_holds_up_writers_only)
+{
+	__u64 flags[] = { SYNC_START(WRITE), SYNC_START(RW) };
+	struct starter starter;
+	size_t i;
+
+	test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		test_fence(self->imp, 0);
+		test_sync_cpu(self->buf, SYNC_START(READ));
+		test_sync_cpu(self->buf, SYNC_END(READ));
+		EXPECT_TRUE(start_waits(&starter, self->buf, flags[i]));
+		test_signal(self->imp);
+		EXPECT_EQ(0, start_error(&starter));
+		test_sync_cpu(self->buf, SYNC_END(RW));
+	}
+}
+
+TEST_F(fences, signal_interrupts_the_wait)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_FROM_DEVICE);
+	struct sigaction action = { .sa_handler = ignore_handler };
+	struct starter starter;
+
+	sigaction(SIGUSR1, &action, NULL);
+	test_fence(self->imp, 1);
+	EXPECT_TRUE(start_waits(&starter, self->buf, SYNC_START(READ)));
+	while (!has_ended(&starter)) {
+		pthread_kill(starter.thread, SIGUSR1);
+		sleep_ms(1);
+	}
+	EXPECT_EQ(EINTR, start_error(&starter));
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_signal(self->imp);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	EXPECT_FILLED(self->mem, self->len, 2);
+}
+
+/* Guards a lock that is held meanwhile: a fence may take as long as its device likes. */
+TEST_F(fences, wait_holds_up_nobody_else)
+{
+	int other = test_attach(self->buf, 0, 0);
+	struct udmabuf_importer_map map;
+	struct starter starter;
+	char *shared;
+
+	test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	test_fence(self->imp, 1);
+	EXPECT_TRUE(start_waits(&starter, self->buf, SYNC_START(RW)));
+	map = test_map(other, IMPORTER_TO_DEVICE);
+	test_vmap(other);
+	test_sync_cpu(self->buf, SYNC_END(RW));
+	shared = test_map_buf(self->buf, self->len, PROT_READ);
+	EXPECT_FILLED(shared, self->len, 1);
+	test_vunmap(other);
+	test_unmap(other, map.handle);
+	test_detach(other);
+	EXPECT_FALSE(has_ended(&starter));
+	test_signal(self->imp);
+	EXPECT_EQ(0, start_error(&starter));
+}
+
+/* Nothing waits for a device that is gone. */
+TEST_F(fences, closing_the_importer_ends_the_wait)
+{
+	struct starter starter;
+
+	test_map(self->imp, IMPORTER_FROM_DEVICE);
+	test_fence(self->imp, 1);
+	EXPECT_TRUE(start_waits(&starter, self->buf, SYNC_START(READ)));
+	close(self->imp);
+	EXPECT_EQ(0, start_error(&starter));
+}
+
 /* Maps that fail, and everything at the same time */
 
 FIXTURE(races) {

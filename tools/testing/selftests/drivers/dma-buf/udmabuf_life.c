@@ -516,19 +516,6 @@ static char *blocking_range(size_t len)
 	return ioctl(uffd, UFFDIO_REGISTER, &reg) ? NULL : mem;
 }
 
-/* Neither running nor dead. */
-static bool is_blocked(pid_t pid)
-{
-	char path[64], text[512];
-	const char *state;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (read_text(path, text, sizeof(text)) <= 0)
-		return false;
-	state = strrchr(text, ')');
-	return state && (state[2] == 'S' || state[2] == 'D');
-}
-
 /*
  * A child that is about to wait in the middle of a create; *@can is then 'y', 'n' if
  * it cannot be made to.

@@ -1335,6 +1335,19 @@ static inline int reap(pid_t pid)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* Is this process or thread neither running nor dead? */
+static inline bool is_blocked(pid_t pid)
+{
+	char path[64], text[512];
+	const char *state;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (read_text(path, text, sizeof(text)) <= 0)
+		return false;
+	state = strrchr(text, ')');
+	return state && (state[2] == 'S' || state[2] == 'D');
+}
+
 /*
  * In a child, what must hold: its exit code is then the line that did not, so
  * that EXPECT_EQ(0, reap(pid)) shows it (lines are told apart modulo 256).
@@ -1494,6 +1507,14 @@ static inline int _cpu_access(int imp, unsigned int cmd, __u32 dir)
 
 #define test_cpu_begin(imp, dir) ASSERT_EQ(0, _cpu_access(imp, IMPORTER_BEGIN_CPU, dir))
 #define test_cpu_end(imp, dir)	ASSERT_EQ(0, _cpu_access(imp, IMPORTER_END_CPU, dir))
+
+static inline int _fence(int imp, __u32 writes)
+{
+	return ioctl(imp, IMPORTER_FENCE, &writes);
+}
+
+#define test_fence(imp, writes)	ASSERT_EQ(0, _fence(imp, writes))
+#define test_signal(imp)	ASSERT_EQ(0, ioctl(imp, IMPORTER_SIGNAL))
 
 #define SKIP_WITHOUT_IMPORTER()						\
 	do {								\

@@ -13,7 +13,9 @@
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
+#include <linux/dma-fence.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/iosys-map.h>
@@ -41,6 +43,12 @@ struct importer {
 	struct importer_map maps[UDMABUF_IMPORTER_MAPS];
 	struct iosys_map vmap;
 	bool vmapped;
+	struct dma_fence *fence;	/* not signalled yet, or NULL */
+};
+
+struct importer_fence {
+	struct dma_fence base;
+	spinlock_t lock;	/* for the fence */
 };
 
 static struct platform_device *importer_device(const struct udmabuf_importer_attach *arg)
@@ -117,12 +125,78 @@ static void importer_vunmap(struct importer *imp)
 	imp->vmapped = false;
 }
 
+static const char *importer_fence_name(struct dma_fence *fence)
+{
+	return "udmabuf_importer";
+}
+
+/* The buffer may keep a fence longer than the importer is open. */
+static void importer_fence_release(struct dma_fence *fence)
+{
+	dma_fence_free(fence);
+	module_put(THIS_MODULE);
+}
+
+static const struct dma_fence_ops importer_fence_ops = {
+	.get_driver_name	= importer_fence_name,
+	.get_timeline_name	= importer_fence_name,
+	.release		= importer_fence_release,
+};
+
+static struct dma_fence *importer_new_fence(void)
+{
+	struct importer_fence *fence = kzalloc(sizeof(*fence), GFP_KERNEL);
+
+	if (!fence)
+		return NULL;
+	__module_get(THIS_MODULE);
+	spin_lock_init(&fence->lock);
+	dma_fence_init(&fence->base, &importer_fence_ops, &fence->lock,
+		       dma_fence_context_alloc(1), 1);
+	return &fence->base;
+}
+
+static int importer_add_fence(struct importer *imp, bool writes)
+{
+	struct dma_resv *resv = imp->dmabuf->resv;
+	struct dma_fence *fence;
+	int ret;
+
+	if (imp->fence)
+		return -EBUSY;
+	fence = importer_new_fence();
+	if (!fence)
+		return -ENOMEM;
+	dma_resv_lock(resv, NULL);
+	ret = dma_resv_reserve_fences(resv, 1);
+	if (!ret)
+		dma_resv_add_fence(resv, fence,
+				   writes ? DMA_RESV_USAGE_WRITE : DMA_RESV_USAGE_READ);
+	dma_resv_unlock(resv);
+	if (ret)
+		dma_fence_put(fence);
+	else
+		imp->fence = fence;
+	return ret;
+}
+
+static int importer_signal(struct importer *imp)
+{
+	if (!imp->fence)
+		return -ENOENT;
+	dma_fence_signal(imp->fence);
+	dma_fence_put(imp->fence);
+	imp->fence = NULL;
+	return 0;
+}
+
 static int importer_detach(struct importer *imp)
 {
 	u32 handle;
 
 	if (!imp->dmabuf)
 		return -ENOENT;
+	importer_signal(imp);
 	for (handle = 0; handle < ARRAY_SIZE(imp->maps); handle++)
 		importer_unmap(imp, handle);
 	importer_vunmap(imp);
@@ -327,6 +401,10 @@ static int importer_command_locked(struct importer *imp, unsigned int cmd, u32 a
 	case IMPORTER_VUNMAP:
 		importer_vunmap(imp);
 		return 0;
+	case IMPORTER_FENCE:
+		return importer_add_fence(imp, arg);
+	case IMPORTER_SIGNAL:
+		return importer_signal(imp);
 	default:
 		return -ENOTTY;
 	}

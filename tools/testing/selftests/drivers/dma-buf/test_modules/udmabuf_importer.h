@@ -5,7 +5,8 @@
  * Each open file is one importer with a device of its own. It attaches one
  * dma-buf, maps it up to UDMABUF_IMPORTER_MAPS times and moves bytes as its
  * device would: through the DMA addresses of a map, so through the bounce
- * buffer where there is one. For the tests only.
+ * buffer where there is one. It has at most one unsignalled fence, which detaching or
+ * closing signals. For the tests only.
  */
 #ifndef _UDMABUF_IMPORTER_H
 #define _UDMABUF_IMPORTER_H
@@ -60,5 +61,8 @@ struct udmabuf_importer_io {
 #define IMPORTER_VUNMAP		_IO('i', 0x0a)
 #define IMPORTER_VREAD		_IOW('i', 0x0b, struct udmabuf_importer_io)
 #define IMPORTER_VWRITE		_IOW('i', 0x0c, struct udmabuf_importer_io)
+/* Add a fence to the buffer: the device writes (1) or only reads (0) until IMPORTER_SIGNAL. */
+#define IMPORTER_FENCE		_IOW('i', 0x0d, __u32)
+#define IMPORTER_SIGNAL		_IO('i', 0x0e)
 
 #endif /* _UDMABUF_IMPORTER_H */
