@@ -771,6 +771,106 @@ TEST_F(tables, folios_of_a_list)
 }
 
 /*
+ * A buffer that names one page at its start and at its end has a bounce slot for each.
+ * All slots are copied to the memory in the buffer's order, so bytes that the device
+ * wrote through the first one are lost to those of the last one.
+ */
+
+FIXTURE(twice) {
+	struct session session;
+	char *mem;
+	size_t page;
+	char *seen;
+	int buf;
+	int imp;
+};
+
+FIXTURE_VARIANT(twice) {
+	__u32 dir;
+	bool sync;	/* rather than unmap */
+};
+
+FIXTURE_VARIANT_ADD(twice, unmap_from_device) { .dir = IMPORTER_FROM_DEVICE };
+FIXTURE_VARIANT_ADD(twice, unmap_both_ways) { .dir = IMPORTER_BIDIRECTIONAL };
+FIXTURE_VARIANT_ADD(twice, sync_from_device) { .dir = IMPORTER_FROM_DEVICE, .sync = true };
+FIXTURE_VARIANT_ADD(twice, sync_both_ways) { .dir = IMPORTER_BIDIRECTIONAL, .sync = true };
+
+FIXTURE_SETUP(twice)
+{
+	struct udmabuf_iovec iovs[2];
+
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->page = page_size();
+	self->mem = anon_small(2 * self->page);
+	self->seen = malloc(self->page);
+	fill(self->mem, 2 * self->page, 1);
+	fill(self->seen, self->page, 2);
+	iovs[0] = (struct udmabuf_iovec) { to_u64(self->mem), 2 * self->page };
+	iovs[1] = (struct udmabuf_iovec) { to_u64(self->mem), self->page };
+	self->buf = test_create(self->session.dev, 0, iovs, 2);
+	self->imp = test_attach(self->buf, 0, 0);
+}
+
+FIXTURE_TEARDOWN(twice)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* The device has written seed 2 to @len bytes at @off: let the CPU have them. */
+#define DEVICE_WRITES(off, len)						\
+	do {								\
+		struct udmabuf_importer_map __m = test_map(self->imp, variant->dir); \
+		test_device_write(self->imp, __m.handle, off, self->seen, len); \
+		if (variant->sync) {					\
+			test_sync_cpu(self->buf, SYNC_START(READ));	\
+		} else {						\
+			test_unmap(self->imp, __m.handle);		\
+		}							\
+	} while (0)
+
+TEST_F(twice, bounced_bytes_of_the_first_place_are_lost)
+{
+	DEVICE_WRITES(0, self->page);
+	EXPECT_FILLED(self->mem, self->page, swiotlb_forced() ? 1 : 2);
+	EXPECT_EQ(-1, filled_until(self->mem + self->page, self->page, 1, self->page));
+}
+
+TEST_F(twice, bytes_of_the_last_place_are_kept)
+{
+	DEVICE_WRITES(2 * self->page, self->page);
+	EXPECT_FILLED(self->mem, self->page, 2);
+	EXPECT_EQ(-1, filled_until(self->mem + self->page, self->page, 1, self->page));
+}
+
+/* Bytes that the device has not written are those of the memory before, never another's. */
+TEST_F(twice, unwritten_bytes_stay)
+{
+	size_t half = self->page / 2;
+
+	DEVICE_WRITES(2 * self->page, half);
+	EXPECT_FILLED(self->mem, half, 2);
+	EXPECT_EQ(-1, filled_until(self->mem + half, 2 * self->page - half, 1, half));
+}
+
+/* Both slots get what the CPU stored, and the CPU gets it back. */
+TEST_F(twice, stores_of_the_cpu_reach_both_places)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+	size_t off;
+
+	test_sync_cpu(self->buf, SYNC_START(WRITE));
+	fill(self->mem, 2 * self->page, 3);
+	test_sync_cpu(self->buf, SYNC_END(WRITE));
+	for (off = 0; off <= 2 * self->page; off += 2 * self->page) {
+		test_device_read(self->imp, map.handle, off, self->seen, self->page);
+		EXPECT_FILLED(self->seen, self->page, 3);
+	}
+	test_unmap(self->imp, map.handle);
+	EXPECT_FILLED(self->mem, 2 * self->page, 3);
+}
+
+/*
  * Fences: a device that is not done yet. SYNC START waits for it first and syncs then;
  * in the other order a bounce buffer's last bytes would never reach the CPU.
  */
