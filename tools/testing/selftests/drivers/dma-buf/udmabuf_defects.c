@@ -70,6 +70,24 @@ TEST_F(defects, stores_into_holes_survive_reclaim)
 	EXPECT_FILLED(mem, self->len, 1);
 }
 
+/*
+ * fallocate() puts pages into the file that are cleared only when somebody uses them.
+ * A buffer is such a user: it shows no bytes of freed memory, and no later user of the
+ * file clears what was stored through it.
+ */
+TEST_F(defects, fallocated_pages_are_cleared_once)
+{
+	char *map, *mem;
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, 0, self->len));
+	map = test_map_buf(test_create_memfd(self->dev, 0, self->fd, 0, self->len), self->len,
+			   PROT_READ | PROT_WRITE);
+	EXPECT_EQ(0, memcmp(map, calloc(1, self->len), self->len));
+	fill(map, self->len, 1);
+	mem = map_fd(self->fd, self->len, PROT_READ);
+	EXPECT_FILLED(mem, self->len, 1);
+}
+
 /* The same by a device, whose stores no page table notices on any kernel. */
 TEST_F(defects, device_stores_into_holes_survive_reclaim)
 {
