@@ -445,4 +445,161 @@ TEST_F(defects, poisoned_huge_page_is_refused)
 	munmap(mem, len);
 }
 
+/*
+ * Holes of a memfd of huge pages. Mainline reserves a page for a hole before it looks
+ * if another has filled it meanwhile, and then takes somebody else's reservation, or
+ * reports ENOMEM.
+ */
+#define HOLES	2	/* huge pages of a file, or reserved by somebody else */
+#define ROUNDS	40
+
+FIXTURE(holes) {
+	struct session session;
+	struct pool before;
+	int dev;
+	int fd;
+	size_t huge;
+	size_t len;
+	pthread_barrier_t start;
+};
+
+FIXTURE_SETUP(holes)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->huge = hugetlb_size();
+	self->len = HOLES * self->huge;
+	hugetlb_provide(4 * self->len);
+	self->before = pool_read();
+	if (self->before.free < 4 * HOLES)
+		SKIP(return, "not enough hugetlb pages");
+	pthread_barrier_init(&self->start, NULL, 2);
+}
+
+/*
+ * Mainline leaves HugePages_Rsvd below 0 until the next boot, which hides the same fault
+ * from the next test: add reservations that nobody uses or gives back.
+ */
+static void repair_pool(const struct pool *before, size_t huge)
+{
+	int tries = ROUNDS;
+
+	while (pool_read().reserved > before->reserved && tries--)
+		shmget(IPC_PRIVATE, huge, IPC_CREAT | SHM_HUGETLB | 0600);
+}
+
+FIXTURE_TEARDOWN(holes)
+{
+	const char *difference;
+
+	SESSION_CLOSE(&self->session);
+	difference = pool_difference(&self->before);
+	EXPECT_STREQ("", difference);
+	if (*difference)
+		repair_pool(&self->before, self->huge);
+}
+
+/* The fillers return NULL, or what went wrong. */
+typedef void *(*filler)(void *);
+
+static void *fill_by_create(void *arg)
+{
+	struct _test_data_holes *self = arg;
+	int buf;
+
+	pthread_barrier_wait(&self->start);
+	buf = _create_memfd(self->dev, 0, self->fd, 0, self->len);
+	if (buf < 0)
+		return strerror(errno);
+	close(buf);
+	return NULL;
+}
+
+/* The same on a file with pages that are reserved by a mapping */
+static void *fill_by_create_reserved(void *arg)
+{
+	struct _test_data_holes *self = arg;
+	char *map = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
+	char *wrong = fill_by_create(arg);
+
+	if (!wrong && (fault_signal(map, true) || fault_signal(map + self->len - 1, true)))
+		wrong = "a reserved page is not there";
+	munmap(map, self->len);
+	return wrong;
+}
+
+static void *fill_by_fault(void *arg)
+{
+	struct _test_data_holes *self = arg;
+	char *map = map_fd(self->fd, self->len, PROT_READ | PROT_WRITE);
+	int sig = 0;
+	size_t off;
+
+	pthread_barrier_wait(&self->start);
+	if (map == MAP_FAILED)
+		return strerror(errno);
+	for (off = 0; !sig && off < self->len; off += self->huge)
+		sig = fault_signal(map + off, true);
+	munmap(map, self->len);
+	return sig ? strsignal(sig) : NULL;
+}
+
+/* Both at once, on a new file each time */
+static const char *race_for_holes(struct _test_data_holes *self, filler one, filler other)
+{
+	void *first = NULL, *second = NULL;
+	pthread_t thread;
+	int i;
+
+	for (i = 0; !first && !second && i < ROUNDS; i++) {
+		self->fd = sealed_memfd(self->len, MFD_HUGETLB, F_SEAL_SHRINK);
+		if (self->fd < 0)
+			return "no hugetlb memfds here";
+		pthread_create(&thread, NULL, one, self);
+		second = other(self);
+		pthread_join(thread, &first);
+		close(self->fd);
+	}
+	return first ?: second ?: "";
+}
+
+TEST_F(holes, two_creates_fill_the_same)
+{
+	EXPECT_STREQ("", race_for_holes(self, fill_by_create, fill_by_create));
+}
+
+TEST_F(holes, create_and_fault_fill_the_same)
+{
+	EXPECT_STREQ("", race_for_holes(self, fill_by_create, fill_by_fault));
+}
+
+TEST_F(holes, two_creates_fill_the_same_reserved)
+{
+	EXPECT_STREQ("", race_for_holes(self, fill_by_create, fill_by_create_reserved));
+}
+
+/* Two creates while reserved pages are mapped at @mem, which must all be there after that. */
+static const char *race_beside(struct _test_data_holes *self, char *mem)
+{
+	struct pool reserved = pool_read();
+	const char *wrong = race_for_holes(self, fill_by_create, fill_by_create);
+	int i;
+
+	if (!*wrong)
+		wrong = pool_difference(&reserved);
+	for (i = 0; !*wrong && i < HOLES; i++)
+		if (fault_signal(mem + i * self->huge, true))
+			wrong = "a reserved page is not there";
+	munmap(mem, self->len);
+	return wrong;
+}
+
+TEST_F(holes, two_creates_beside_a_reservation)
+{
+	char *reserved = reserve_hugetlb(self->len);
+
+	ASSERT_NE(MAP_FAILED, (void *)reserved);
+	EXPECT_STREQ("", race_beside(self, reserved));
+}
+
 TEST_HARNESS_MAIN

@@ -4,6 +4,7 @@
  * all of this holds on mainline's driver as well.
  */
 #include <pthread.h>
+#include <sys/time.h>
 
 #define RUNS_ON_MAINLINE
 #include "udmabuf_test.h"
@@ -324,6 +325,144 @@ TEST_F(memfd, kernel_mapping_shows_every_page)
 	test_vwrite(imp, 0, seen, self->len);
 	EXPECT_FILLED(self->mem, self->len, 2);
 	test_vunmap(imp);
+}
+
+/* Memfds of huge pages that are not there yet */
+
+#define HOLES		32
+#define SPARE		2	/* huge pages that nobody has reserved */
+#define PUNCHED_TIMES	40
+#define SIGNALS		20
+#define SIGNAL_US	5000
+
+FIXTURE(holes) {
+	struct session session;
+	struct pool before;
+	int dev;
+	int fd;
+	size_t huge;
+	size_t len;
+	volatile bool done;
+};
+
+FIXTURE_SETUP(holes)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->huge = hugetlb_size();
+	self->len = HOLES * self->huge;
+	hugetlb_provide(2 * self->len);
+	self->before = pool_read();
+	if (self->before.free - self->before.reserved < 2 * HOLES)
+		SKIP(return, "not enough hugetlb pages");
+	self->fd = sealed_memfd(self->len, MFD_HUGETLB, F_SEAL_SHRINK);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(holes)
+{
+	SESSION_CLOSE(&self->session);
+	EXPECT_STREQ("", pool_difference(&self->before));
+}
+
+static int punch(const struct _test_data_holes *self)
+{
+	return fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, self->len);
+}
+
+/* Each piece takes the huge page that it is in, and those between are left alone. */
+TEST_F(holes, are_filled_where_they_are_named)
+{
+	size_t page = page_size(), huge = self->huge;
+	struct udmabuf_create_item items[] = {
+		{ self->fd, 0, 7 * huge + page, page },
+		{ self->fd, 0, 5 * huge - page, 2 * page },
+		{ self->fd, 0, 2 * huge, page },
+		{ self->fd, 0, 5 * huge, huge },
+	};
+	struct pool filled = self->before;
+
+	test_create_list(self->dev, 0, items, ARRAY_SIZE(items));
+	filled.free -= 4;
+	EXPECT_STREQ("", pool_difference(&filled));
+}
+
+static void *punch_until_done(void *arg)
+{
+	struct _test_data_holes *self = arg;
+
+	while (!self->done && !punch(self))
+		sleep_ms(1);
+	return NULL;
+}
+
+/* Holes that come back while they are filled do not fail a create. */
+TEST_F(holes, punched_during_create)
+{
+	pthread_t thread;
+	int i, buf;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, punch_until_done, self));
+	for (i = 0; i < PUNCHED_TIMES; i++) {
+		buf = _create_memfd(self->dev, 0, self->fd, 0, 4 * self->huge);
+		EXPECT_LE(0, buf) TH_LOG("create: %s", strerror(errno));
+		close(buf);
+	}
+	self->done = true;
+	pthread_join(thread, NULL);
+}
+
+/* What others have reserved is not to be had, and stays theirs. */
+TEST_F(holes, without_enough_pages_is_enomem)
+{
+	size_t len = (self->before.free - self->before.reserved - SPARE) * self->huge;
+	char *reserved = reserve_hugetlb(len);
+	struct pool left = pool_read();
+	int i;
+
+	ASSERT_NE(MAP_FAILED, (void *)reserved);
+	for (i = 0; i < 3; i++) {
+		test_err_create_memfd(ENOMEM, self->dev, 0, self->fd, 0,
+				      (SPARE + 1) * self->huge);
+		EXPECT_NOTHING_KEPT(&self->session);
+		close(test_create_memfd(self->dev, 0, self->fd, 0, SPARE * self->huge));
+		ASSERT_EQ(0, punch(self));
+		EXPECT_STREQ("", pool_difference(&left));
+	}
+	EXPECT_EQ(0, fault_signal(reserved, true));
+	EXPECT_EQ(0, fault_signal(reserved + len - 1, true));
+	munmap(reserved, len);
+}
+
+static volatile int signals;
+
+static void stop_timer_at_last(int sig)
+{
+	static const struct itimerval never;
+
+	if (++signals >= SIGNALS)
+		setitimer(ITIMER_REAL, &never, NULL);
+}
+
+/* Signals that a program handles do not fail a create, however its handler is set up. */
+TEST_F(holes, signals_during_create)
+{
+	static const struct itimerval often = { { 0, SIGNAL_US }, { 0, SIGNAL_US } };
+	struct sigaction action = { .sa_handler = stop_timer_at_last };
+	int i, buf;
+
+	for (i = 0; i < 2; i++) {
+		action.sa_flags = i ? SA_RESTART : 0;
+		ASSERT_EQ(0, sigaction(SIGALRM, &action, NULL));
+		signals = 0;
+		ASSERT_EQ(0, setitimer(ITIMER_REAL, &often, NULL));
+		while (signals < SIGNALS) {
+			buf = _create_memfd(self->dev, 0, self->fd, 0, self->len);
+			EXPECT_LE(0, buf) TH_LOG("create: %s", strerror(errno));
+			close(buf);
+			ASSERT_EQ(0, punch(self));
+		}
+	}
 }
 
 /* What QEMU and others look at, and the errnos by which they choose a fallback */
