@@ -93,7 +93,10 @@ MODULE_PARM_DESC(size_limit_mb,
 #define UDMABUF_PIN_FOLIOS	512UL
 #define UDMABUF_PIN_BYTES	SZ_32M
 
-/* A pin of a small page adds GUP_PIN_COUNTING_BIAS to its reference count. */
+/*
+ * A pin of a small page adds GUP_PIN_COUNTING_BIAS to its reference count. This is a
+ * mask of low bits: the or of several counts exceeds it only if one of them does.
+ */
 #define UDMABUF_MAX_REFS	(INT_MAX / 4)
 
 /*
@@ -106,7 +109,7 @@ MODULE_PARM_DESC(size_limit_mb,
 #define UDMABUF_SAMPLE		16UL
 #define UDMABUF_MIN_LIST	256UL
 
-/* Pages unpinned, and perhaps cleared, without a chance to reschedule */
+/* Folios unpinned without a chance to reschedule, or pages / 8: they may be cleared */
 #define UDMABUF_UNPIN_BATCH	512UL
 
 /*
@@ -150,7 +153,8 @@ struct udmabuf {
 	bool writable;
 	bool folio_pins;
 
-	/* Inodes of memfds, whose seals each mmap reads; last_inode is one of them. */
+	/* Each memfd's inode, whose seals each mmap reads: the first, then the others */
+	struct inode *first_inode;
 	struct xarray inodes;
 	struct inode *last_inode;
 
@@ -167,9 +171,7 @@ struct udmabuf {
 	struct mutex dma_lock;
 	struct list_head maps;
 	void *vaddr;
-
-	/* Of the kernel mapping; protected by dma_resv. */
-	struct page **vmap_pages;
+	struct page **vmap_pages;	/* protected by dma_resv, as is spare */
 	struct page *spare;	/* mapped in place of failed pages, if there are any */
 
 	u64 ino;	/* of the dma-buf, whose file is gone when it is released */
@@ -377,17 +379,25 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 {
 	int seals;
 
-	if (inode == ubuf->last_inode)
+	if (inode == ubuf->last_inode || inode == ubuf->first_inode)
 		return false;
 	seals = udmabuf_get_seals(inode);
 	return seals >= 0 && (!(seals & F_SEAL_SEAL) || seals & UDMABUF_WRITE_SEALS);
 }
 
-/* Takes over the caller's reference. */
+/*
+ * Takes over the caller's reference. Each inode is kept once, or lists that name it
+ * again and again could overflow its counter. The index is small for neighbours.
+ */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	int ret = xa_insert(&ubuf->inodes, (unsigned long)inode, inode, UDMABUF_GFP);
+	int ret = 0;
 
+	if (!ubuf->first_inode)
+		ubuf->first_inode = inode;
+	else
+		ret = xa_insert(&ubuf->inodes, (unsigned long)inode ^
+				(unsigned long)ubuf->first_inode, inode, UDMABUF_GFP);
 	if (ret)
 		iput(inode);
 	if (ret && ret != -EBUSY)
@@ -396,21 +406,12 @@ static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 	return 0;
 }
 
-static int udmabuf_keep_file(struct udmabuf *ubuf, struct file *file)
-{
-	struct inode *inode = file_inode(file);
-
-	if (!udmabuf_must_keep_inode(ubuf, inode))
-		return 0;
-	ihold(inode);
-	return udmabuf_keep_inode(ubuf, inode);
-}
-
 static void udmabuf_put_inodes(struct udmabuf *ubuf)
 {
 	struct inode *inode;
 	unsigned long i;
 
+	iput(ubuf->first_inode);
 	xa_for_each(&ubuf->inodes, i, inode) {
 		iput(inode);
 		cond_resched();
@@ -421,10 +422,10 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 /* Has any file of the buffer been sealed against new writers? */
 static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
-	struct inode *inode;
-	unsigned long i;
+	struct inode *inode = ubuf->first_inode;
+	unsigned long i = 0;
 
-	xa_for_each(&ubuf->inodes, i, inode)
+	for (; inode; inode = xa_find_after(&ubuf->inodes, &i, ULONG_MAX, XA_PRESENT))
 		if (udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
 			return true;
 	return false;
@@ -647,10 +648,11 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 static unsigned long udmabuf_count_adjoining(struct page **pages,
 					     unsigned long max)
 {
+	struct page *last = pages[0];
 	unsigned long n;
 
-	for (n = 1; n < max && udmabuf_pages_adjoin(pages[n - 1], pages[n]); n++)
-		;
+	for (n = 1; n < max && udmabuf_pages_adjoin(last, pages[n]); n++)
+		last++;
 	return n;
 }
 
@@ -696,9 +698,6 @@ static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch
 	return 0;
 }
 
-/* The limit is a mask of low bits: the or of counters is over it if one of them is. */
-static_assert(!(UDMABUF_MAX_REFS & (UDMABUF_MAX_REFS + 1)));
-
 /*
  * Small anonymous pages, none poisoned nor pinned too often: most memory is. A page
  * that is no tail is its folio, as pinned folios are neither split nor merged, and
@@ -714,8 +713,8 @@ static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 
 		if (PageTail(pages[i]))
 			return false;
-		flags |= data_race(*folio_flags(folio, 0));
-		mapping &= (unsigned long)data_race(folio->mapping);
+		flags |= READ_ONCE(*folio_flags(folio, 0));
+		mapping &= (unsigned long)READ_ONCE(folio->mapping);
 		refs |= folio_ref_count(folio);
 	}
 	return mapping && refs <= UDMABUF_MAX_REFS &&
@@ -891,14 +890,14 @@ static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * Locks the inode and checks that [start, end) may be pinned. memfd_pin_folios()
- * must not find a hole in a hugetlb file: memfd_alloc_folio() does not look again
- * for the page once it holds the fault mutex. After a race with another caller or a
- * page fault it fails although pages are free, or consumes the reservation of
- * another file, until HugePages_Rsvd is below 0.
+ * Locks the inode and checks that [start, end) may be pinned, now up to @stop.
+ * memfd_pin_folios() must not find a hole in a hugetlb file: memfd_alloc_folio()
+ * does not look again for the page once it holds the fault mutex. After a race with
+ * another caller or a page fault it fails although pages are free, or consumes the
+ * reservation of another file, until HugePages_Rsvd is below 0.
  */
 static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
-			      u64 start, u64 end)
+			      u64 start, u64 end, u64 stop)
 {
 	int ret;
 
@@ -907,10 +906,10 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 		if (!ret)
 			ret = udmabuf_check_memfd(memfd, start, end - start);
 		if (ret || !is_file_hugepages(memfd) ||
-		    !udmabuf_has_holes(memfd, start, end))
+		    !udmabuf_has_holes(memfd, start, stop))
 			return ret;
 		udmabuf_unlock_inode(batch);
-		ret = udmabuf_fill_holes(memfd, start, end);
+		ret = udmabuf_fill_holes(memfd, start, stop);
 		if (ret)
 			return ret;
 	}
@@ -949,7 +948,8 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 	unsigned int refs = 0;
 
 	for (i = 0; i < nfolios; i++) {
-		unsigned long flags = data_race(*folio_flags(folios[i], 0));
+		struct folio *folio = folios[i];
+		unsigned long flags = READ_ONCE(*folio_flags(folio, 0));
 
 		/*
 		 * Reclaim that did not see our pin holds the lock until the folio is
@@ -958,8 +958,8 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		smp_rmb();
 		any |= flags;
 		all &= flags;
-		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folios[i]->mapping);
-		refs |= folio_ref_count(folios[i]);
+		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folio->mapping);
+		refs |= folio_ref_count(folio);
 	}
 	*large = any & BIT(PG_head);
 	if (refs > UDMABUF_MAX_REFS)
@@ -985,22 +985,22 @@ static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 {
 	struct folio **folios = (struct folio **)batch->pages + batch->end;
 	struct address_space *mapping = memfd->f_mapping;
+	u64 stop = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
 	unsigned long limit;
 	pgoff_t offset;
 	long n;
 	int ret;
 
-	end = min(end, round_down(start, UDMABUF_PIN_BYTES) + UDMABUF_PIN_BYTES);
-	ret = udmabuf_lock_memfd(batch, memfd, start, end);
+	ret = udmabuf_lock_memfd(batch, memfd, start, end, stop);
 	if (!ret)
-		ret = udmabuf_check_cache(mapping, start >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT);
+		ret = udmabuf_check_cache(mapping, start >> PAGE_SHIFT, (stop - 1) >> PAGE_SHIFT);
 	if (ret)
 		return ret;
 
 	/* Counted only now: a caller that waits for the inode's lock holds no pins. */
 	atomic_inc(&udmabuf_pinners);
 	limit = udmabuf_pin_limit(batch->max - batch->end);
-	n = limit ? memfd_pin_folios(memfd, start, end - 1, folios, limit, &offset) : -ENOMEM;
+	n = limit ? memfd_pin_folios(memfd, start, stop - 1, folios, limit, &offset) : -ENOMEM;
 	if (n > 0)
 		ret = udmabuf_check_folios(mapping, (start - offset) >> PAGE_SHIFT,
 					   folios, n, large);
@@ -1076,16 +1076,13 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 	u64 end = start + size;
 	int ret;
 
-	/* A range that is wrong as a whole is refused before a part is pinned. */
-	ret = udmabuf_check_memfd(memfd, start, size);
-	while (!ret && start != end) {
+	do {
 		unsigned long first = batch->end, skip;
 		bool large;
 		long n;
 
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		n = udmabuf_pin_folios(batch, memfd, start, end, &skip, &large);
+		ret = fatal_signal_pending(current) ? -EINTR : 0;
+		n = ret ?: udmabuf_pin_folios(batch, memfd, start, end, &skip, &large);
 		if (n == -EAGAIN)
 			continue;
 		/* No memory may be committed; a page is marked as failed in the file. */
@@ -1098,7 +1095,7 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 			ret = udmabuf_flush_folios(ubuf, batch, batch->end, 0, 0);
 		start += (u64)(ubuf->npages + batch->end - pgoff) << PAGE_SHIFT;
 		pgoff = ubuf->npages + batch->end;
-	}
+	} while (!ret && start != end);
 	return ret;
 }
 
@@ -1133,7 +1130,8 @@ static int udmabuf_pin_items(struct udmabuf *ubuf,
 			memfd = fget(items[i].memfd);
 			if (!memfd)
 				return -EBADFD;
-			ret = udmabuf_keep_file(ubuf, memfd);
+			if (udmabuf_must_keep_inode(ubuf, file_inode(memfd)))
+				ret = udmabuf_keep_inode(ubuf, igrab(file_inode(memfd)));
 		}
 		n = udmabuf_count_neighbours(items + i, count - i, &size);
 		ret = ret ?: udmabuf_pin_memfd(ubuf, memfd, items[i].offset,
@@ -1212,7 +1210,7 @@ static void udmabuf_unpin_run(const struct udmabuf *ubuf, struct page *page,
 
 		n = min(npages, udmabuf_folio_rest(folio, page));
 		udmabuf_unpin_folio(folio, ubuf->folio_pins ? 1 : n, dirty);
-		batch += n;
+		batch += 1 + n / 8;
 		if (batch >= UDMABUF_UNPIN_BATCH) {
 			batch = 0;
 			cond_resched();
@@ -1267,11 +1265,6 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 	mutex_init(&ubuf->dma_lock);
 	mutex_init(&ubuf->fault_lock);
 	INIT_LIST_HEAD(&ubuf->maps);
-
-	/* For lockdep: an importer's shrinker may unmap the buffer. */
-	fs_reclaim_acquire(GFP_KERNEL);
-	might_lock(&ubuf->dma_lock);
-	fs_reclaim_release(GFP_KERNEL);
 	return ubuf;
 }
 
@@ -1774,6 +1767,22 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 	}
 }
 
+/* Puts the pages of an extent into the array for vmap(). */
+static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
+{
+	const struct udmabuf_extent *extent = &ubuf->extents[i];
+	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, n, k;
+	struct page *const *entry = extent->listed ? extent->list : &extent->page;
+	struct page **pages = ubuf->vmap_pages + extent->pgoff;
+
+	n = extent->listed ? 1UL << extent->order : npages;
+	if (n == 1)
+		memcpy(pages, entry, npages * sizeof(*pages));
+	for (; n > 1 && npages; npages -= n, entry++)
+		for (k = 0; k < n; k++)
+			*pages++ = *entry + k;
+}
+
 static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
 {
 	mutex_lock(&ubuf->dma_lock);
@@ -1798,14 +1807,12 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 	void *vaddr;
-	pgoff_t pgoff;
 	size_t i;
 
 	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
 					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
-	for (pgoff = 0, i = 0; i < ubuf->nextents; i++) {
-		for (; pgoff < udmabuf_extent_end(ubuf, i); pgoff++)
-			ubuf->vmap_pages[pgoff] = udmabuf_extent_page(ubuf, i, pgoff);
+	for (i = 0; i < ubuf->nextents; i++) {
+		udmabuf_store_extent(ubuf, i);
 		cond_resched();
 	}
 	if (udmabuf_check_poison(ubuf, true))
@@ -1884,15 +1891,6 @@ static struct dma_buf *udmabuf_export(struct udmabuf *ubuf)
 	return dmabuf;
 }
 
-static int udmabuf_new_fd(struct dma_buf *dmabuf, u32 flags)
-{
-	int fd = dma_buf_fd(dmabuf, flags & UDMABUF_FLAGS_CLOEXEC ? O_CLOEXEC : 0);
-
-	if (fd < 0)
-		dma_buf_put(dmabuf);
-	return fd;
-}
-
 /* Creation */
 
 static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
@@ -1923,7 +1921,10 @@ static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 		udmabuf_free(ubuf, false);
 		return ret;
 	}
-	return udmabuf_new_fd(dmabuf, flags);
+	ret = dma_buf_fd(dmabuf, flags & UDMABUF_FLAGS_CLOEXEC ? O_CLOEXEC : 0);
+	if (ret < 0)
+		dma_buf_put(dmabuf);
+	return ret;
 }
 
 static u64 udmabuf_max_npages(void)
