@@ -6,6 +6,8 @@
  *
  * The payers are children that become an ordinary user.
  */
+#include <glob.h>
+
 #include "udmabuf_test.h"
 
 #define LIMIT	16	/* pages */
@@ -326,6 +328,228 @@ TEST_F(account, every_page_is_pinned_once)
 	close(buf);
 	EXPECT_EQ(before, pinned_pages());
 }
+
+#if __SIZEOF_LONG__ == 8	/* or there are too few addresses */
+
+/*
+ * Memory of the kernel that buffers and their mappings keep. A memory cgroup limits a
+ * caller only if most of it is charged there: what is charged to nobody must be less
+ * than what is charged to the caller.
+ */
+
+#define KEPT_FILES	30000
+#define KEPT_PIECES	16	/* of the memfd, used in turn: a page has so many pins at most */
+
+enum kept_use {
+	KEPT_BUFFER,
+	KEPT_DEVICE_MAPPING,
+	KEPT_KERNEL_MAPPING,
+	KEPT_NO_KERNEL_MAPPING,	/* there was one */
+	KEPT_USER_MAPPING,	/* each page touched */
+};
+
+FIXTURE(kept) {
+	struct session session;
+	struct cgroups groups;
+	int dev;
+	int fd;
+	char *mem;		/* all of the memfd */
+	size_t piece;
+	long nobody, caller;	/* KiB that are charged to them */
+	long used, charged, tables; /* KiB at the last look, see look_at_memory() */
+};
+
+FIXTURE_VARIANT(kept) {
+	size_t count;		/* buffers */
+	size_t entries;
+	size_t npages;		/* of an entry; 0 for a huge page */
+	bool iovec;
+	enum kept_use use;
+};
+
+FIXTURE_VARIANT_ADD(kept, page) { 8000, 1, 1, true };
+FIXTURE_VARIANT_ADD(kept, page_of_memfd) { 8000, 1, 1, false };
+FIXTURE_VARIANT_ADD(kept, page_kernel_mapping) { 4000, 1, 1, false, KEPT_KERNEL_MAPPING };
+FIXTURE_VARIANT_ADD(kept, duplicates) { 128, 2048, 8, false };
+FIXTURE_VARIANT_ADD(kept, duplicates_device_mapping) { 128, 2048, 8, false, KEPT_DEVICE_MAPPING };
+FIXTURE_VARIANT_ADD(kept, duplicates_kernel_mapping) { 128, 2048, 8, false, KEPT_KERNEL_MAPPING };
+FIXTURE_VARIANT_ADD(kept, duplicates_no_kernel_mapping) {
+	128, 2048, 8, false, KEPT_NO_KERNEL_MAPPING
+};
+FIXTURE_VARIANT_ADD(kept, duplicates_user_mapping) { 128, 2048, 8, false, KEPT_USER_MAPPING };
+FIXTURE_VARIANT_ADD(kept, huge_pages_kernel_mapping) { 64, 128, 0, false, KEPT_KERNEL_MAPPING };
+FIXTURE_VARIANT_ADD(kept, huge_pages_no_kernel_mapping) {
+	64, 128, 0, false, KEPT_NO_KERNEL_MAPPING
+};
+FIXTURE_VARIANT_ADD(kept, longest_list) { 16, 65536, 1, false };
+FIXTURE_VARIANT_ADD(kept, longest_list_of_memory) { 16, 65536, 1, true };
+
+FIXTURE_SETUP(kept)
+{
+	struct rlimit files = { KEPT_FILES, KEPT_FILES };
+	struct rlimit memlock = { RLIM_INFINITY, RLIM_INFINITY };
+	bool huge = !variant->npages;
+	const char *why_not = cgroups_open(&self->groups);
+
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	setrlimit(RLIMIT_NOFILE, &files);
+	setrlimit(RLIMIT_MEMLOCK, &memlock);
+	self->piece = huge ? hugetlb_size() : variant->npages * page_size();
+	if (huge)
+		hugetlb_provide(KEPT_PIECES * self->piece);
+	self->fd = sealed_memfd(KEPT_PIECES * self->piece, huge ? MFD_HUGETLB : 0, F_SEAL_SHRINK);
+	self->mem = mmap(NULL, KEPT_PIECES * self->piece, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 self->fd, 0);
+	if (self->mem == MAP_FAILED)
+		SKIP(return, "no hugetlb memfds here");
+	memset(self->mem, 1, KEPT_PIECES * self->piece);
+	ASSERT_EQ(0, cgroup_enter(&self->groups, CGROUP_INNER));
+}
+
+FIXTURE_TEARDOWN(kept)
+{
+	munmap(self->mem, KEPT_PIECES * self->piece);
+	SESSION_CLOSE(&self->session);
+	cgroups_close(&self->groups);
+}
+
+/*
+ * KiB of the page tables that kernel mappings need. They stay when a mapping goes, and
+ * the next one finds them there, so that it may not show in the memory that is used.
+ */
+static long vmap_tables_kib(void)
+{
+	FILE *info = fopen("/proc/vmallocinfo", "r");
+	char line[256];
+	long bytes, sum = 0;
+
+	while (info && fgets(line, sizeof(line), info))
+		if (strstr(line, " vmap") && sscanf(line, "%*s %ld", &bytes) == 1)
+			sum += bytes / (page_size() / sizeof(long));
+	if (info)
+		fclose(info);
+	return sum / 1024;
+}
+
+/* Has free memory that caches keep returned to the system. */
+static void shrink_caches(void)
+{
+	glob_t caches = {};
+	size_t i;
+
+	write_text("/proc/sys/vm/drop_caches", "3");
+	glob("/sys/kernel/slab/*/shrink", 0, NULL, &caches);
+	for (i = 0; i < caches.gl_pathc; i++)
+		write_text(caches.gl_pathv[i], "1");
+	globfree(&caches);
+}
+
+/* Adds what has come since the last look, or only looks. */
+static void look_at_memory(struct _test_data_kept *self, bool add)
+{
+	const char *current = cgroup_file(&self->groups, CGROUP_INNER "/memory.current");
+	long used = self->used, charged = self->charged, tables = self->tables;
+
+	shrink_caches();
+	sleep_ms(200);
+	self->used = text_number("/proc/meminfo", "MemTotal:") -
+		     text_number("/proc/meminfo", "MemFree:");
+	self->charged = text_number(current, "") / 1024;
+	self->tables = vmap_tables_kib();
+	if (!add)
+		return;
+	charged = self->charged - charged;
+	used = self->used - used - charged;
+	tables = self->tables - tables;
+	self->caller += charged;
+	self->nobody += used < tables ? tables : used;
+}
+
+static int create_kept(const struct _test_data_kept *self, size_t entries, bool iovec, size_t i)
+{
+	static struct udmabuf_create_item items[65536];
+	static struct udmabuf_iovec iovs[65536];
+	size_t off = i % KEPT_PIECES * self->piece;
+
+	for (i = 0; i < entries; i++) {
+		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem) + off, self->piece };
+		items[i] = (struct udmabuf_create_item) { self->fd, 0, off, self->piece };
+	}
+	return iovec ? _create(self->dev, 0, iovs, entries) :
+		       _create_list(self->dev, 0, items, entries);
+}
+
+static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
+{
+	struct udmabuf_importer_map map;
+	char *user;
+	size_t off;
+
+	switch (use) {
+	case KEPT_BUFFER:
+		return "";
+	case KEPT_DEVICE_MAPPING:
+		return _map(imp, IMPORTER_BIDIRECTIONAL, &map) ? "map" : "";
+	case KEPT_KERNEL_MAPPING:
+		return _vmap(imp) ? "vmap" : "";
+	case KEPT_NO_KERNEL_MAPPING:
+		return _attach(imp, buf, 0, 0) || _vmap(imp) || ioctl(imp, IMPORTER_VUNMAP) ||
+		       _detach(imp) ? "vmap" : "";
+	case KEPT_USER_MAPPING:
+		user = _map_buf(buf, len, PROT_READ, 0);
+		for (off = 0; user != MAP_FAILED && off < len; off += page_size())
+			(void)*(volatile char *)(user + off);
+		return user == MAP_FAILED ? "mmap" : "";
+	}
+	return "";
+}
+
+/* The importers' own memory is none of the buffers'. */
+static const char *keep(struct _test_data_kept *self, const struct _fixture_variant_kept *variant)
+{
+	static int bufs[KEPT_FILES], imps[KEPT_FILES];
+	bool attach = variant->use == KEPT_DEVICE_MAPPING || variant->use == KEPT_KERNEL_MAPPING;
+	const char *wrong = "";
+	size_t i;
+
+	look_at_memory(self, false);
+	for (i = 0; i < variant->count; i++) {
+		bufs[i] = create_kept(self, variant->entries, variant->iovec, i);
+		if (bufs[i] < 0)
+			return strerror(errno);
+	}
+	look_at_memory(self, true);
+	for (i = 0; variant->use && i < variant->count; i++) {
+		imps[i] = importer_open();
+		if (attach && _attach(imps[i], bufs[i], 0, 0))
+			return "attach";
+	}
+	look_at_memory(self, false);
+	for (i = 0; !*wrong && i < variant->count; i++)
+		wrong = use_kept(imps[i], bufs[i], variant->entries * self->piece, variant->use);
+	look_at_memory(self, true);
+	return wrong;
+}
+
+TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 300)
+{
+	SKIP_WITHOUT_IMPORTER();
+	if (kernel_before(6, 11) && !variant->iovec && variant->entries > 1024)
+		SKIP(return, "each entry has the memfd mapped, which takes too long");
+	ASSERT_STREQ("", keep(self, variant));
+	TH_LOG("%zu buffers, %zu bytes each charged to the caller, %zd to nobody: %.2f",
+	       variant->count, self->caller * 1024 / variant->count,
+	       self->nobody * 1024 / (ssize_t)variant->count,
+	       self->nobody / (double)self->caller);
+	/* A kernel that looks for leaks itself has something to remember of each allocation. */
+	if (access("/sys/kernel/debug/kmemleak", F_OK))
+		EXPECT_GE(self->caller, self->nobody);
+}
+
+#endif
 
 /*
  * The device as udev gives it out on Debian: mode 0660, group kvm; its user as

@@ -365,6 +365,35 @@ TEST_F(defects, sealed_memfd_with_a_hole_gets_no_new_writers)
 	test_err_map_buf(EPERM, buf, self->page, PROT_READ | PROT_WRITE, 0);
 }
 
+/* May the buffer of a memfd be mapped for writing once it has lost its pages, and is sealed? */
+static bool sealed_when_empty(int dev, size_t len, unsigned int flags, int seal)
+{
+	int fd = sealed_memfd(len, flags, F_SEAL_SHRINK), other = reopen(fd, O_RDWR);
+	int buf = _create_memfd(dev, 0, fd, 0, len);
+	char *map;
+
+	close(fd);
+	if (buf < 0 || fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, len) ||
+	    fcntl(other, F_ADD_SEALS, seal))
+		return true;
+	close(other);
+	map = map_fd(buf, len, PROT_READ);
+	return map_fd(buf, len, PROT_READ | PROT_WRITE) != MAP_FAILED || errno != EPERM ||
+	       map == MAP_FAILED || !mprotect(map, len, PROT_READ | PROT_WRITE);
+}
+
+/* The same where the file has forgotten all, and is sealed by others and closed. */
+TEST_F(defects, sealed_memfd_without_pages_gets_no_new_writers)
+{
+	size_t huge = hugetlb_size();
+
+	EXPECT_FALSE(sealed_when_empty(self->dev, self->len, 0, F_SEAL_FUTURE_WRITE));
+	EXPECT_FALSE(sealed_when_empty(self->dev, self->len, 0, F_SEAL_WRITE));
+	hugetlb_provide(2 * huge);
+	EXPECT_FALSE(sealed_when_empty(self->dev, huge, MFD_HUGETLB, F_SEAL_FUTURE_WRITE));
+	EXPECT_FALSE(sealed_when_empty(self->dev, huge, MFD_HUGETLB, F_SEAL_WRITE));
+}
+
 /*
  * Two at once begin a buffer's first CPU access. Mainline makes a mapping for
  * each and forgets one (its bounce buffer is never given back), or uses an error

@@ -18,6 +18,7 @@
 #define BUFFERS		10000
 #define ENTRIES		65536
 #define ENTRIES_STEP	30011		/* prime */
+#define MEMFDS		65000
 #define LARGEST		(8ULL << 30)
 #define PRESSED_MAX	(40UL << 20)
 #define HOG_LEN		(64UL << 20)
@@ -66,6 +67,11 @@ static const char *usage_grew(const struct usage *before)
 	return text;
 }
 
+static bool exact_time(void)
+{
+	return getenv("UDMABUF_EXACT_TIME");
+}
+
 FIXTURE(load) {
 	struct session session;
 	int dev;
@@ -74,7 +80,7 @@ FIXTURE(load) {
 
 FIXTURE_SETUP(load)
 {
-	struct rlimit files = { BUFFERS + 100, BUFFERS + 100 };
+	struct rlimit files = { ENTRIES + 100, ENTRIES + 100 };
 	struct rlimit memlock = { RLIM_INFINITY, RLIM_INFINITY };
 
 	SESSION_OPEN(&self->session);
@@ -175,7 +181,9 @@ struct creator {
 	size_t len;
 	int cpu;
 	volatile bool done;
+	bool maps;		/* the watcher has something mapped, too */
 	long longest_us;	/* the longest that its CPU was not to be had */
+	long longest_map_us;	/* the longest that somebody's mmap() and munmap() took */
 	long most_pages;	/* the most pins and unpins in one such stretch, if it was long */
 	long late_pages;	/* pins after it was killed */
 };
@@ -269,6 +277,18 @@ static void run_on(int cpu)
 	sched_setaffinity(0, sizeof(one), &one);
 }
 
+/* What waits while mmap_lock is held */
+static void watch_mmap(struct creator *creator)
+{
+	long long us = now_us();
+	char *map = anon_small(page_size());
+
+	munmap(map, page_size());
+	us = now_us() - us;
+	if (creator->longest_map_us < us)
+		creator->longest_map_us = us;
+}
+
 /* Wants to run every millisecond, ahead of everybody else on its CPU. */
 static void *watch_cpu(void *arg)
 {
@@ -288,6 +308,8 @@ static void *watch_cpu(void *arg)
 			creator->longest_us = us;
 		if (us > NOTICED_US && creator->most_pages < pages)
 			creator->most_pages = pages;
+		if (creator->maps)
+			watch_mmap(creator);
 	}
 	return NULL;
 }
@@ -324,7 +346,7 @@ TEST_F_TIMEOUT(large, create_and_close, LOAD_TIMEOUT)
 	       creator->len >> 20, (created - start) / 1000, closed / 1000,
 	       creator->longest_us, creator->most_pages);
 	EXPECT_GT(creator->len / page_size() / 8, creator->most_pages);
-	if (getenv("UDMABUF_EXACT_TIME"))
+	if (exact_time())
 		EXPECT_GT(EXACT_US, creator->longest_us);
 }
 
@@ -386,6 +408,289 @@ TEST_F_TIMEOUT(large, create_is_killed, LOAD_TIMEOUT)
 	EXPECT_LE(1, killed);
 	EXPECT_GT(1000000, longest);
 	EXPECT_NOTHING_KEPT(&self->session);
+}
+
+/* Buffers that give a mapping of one page much to look at, if it looks at all of it */
+
+#define MAP_TRIES	5
+#define MAP_LIMIT_US	10000
+#define MAKE_LIMIT_US	3000000	/* 45 for each entry */
+
+struct timed {
+	int buf;
+	long long create_us;
+	long long map_us;	/* the least of several mappings */
+};
+
+static struct timed timed_mapping(int buf, long long create_us)
+{
+	struct timed timed = { .buf = buf, .create_us = create_us, .map_us = LLONG_MAX };
+	int tries = buf < 0 ? 0 : exact_time() ? 1 : MAP_TRIES;
+	long long us;
+	char *map;
+
+	while (tries--) {
+		us = now_us();
+		map = _map_buf(buf, page_size(), PROT_READ, 0);
+		us = now_us() - us;
+		if (map != MAP_FAILED && timed.map_us > us)
+			timed.map_us = us;
+		munmap(map, page_size());
+	}
+	return timed;
+}
+
+/* Where the clock is not exact, a mapping takes at most a part of the time of the create. */
+#define EXPECT_QUICK_MAPPING(call)					\
+	do {								\
+		struct timed __t = call;				\
+									\
+		ASSERT_LE(0, __t.buf) TH_LOG("create: %s", strerror(errno)); \
+		TH_LOG("made in %lld us, mapped in %lld us", __t.create_us, __t.map_us); \
+		EXPECT_GT(exact_time() ? MAP_LIMIT_US : __t.create_us / 4, __t.map_us); \
+		if (exact_time())					\
+			EXPECT_GT(MAKE_LIMIT_US, __t.create_us);	\
+	} while (0)
+
+static struct udmabuf_create_item listed[ENTRIES];
+
+/* Every entry has @len bytes of one of the memfds, in turn. */
+static int timed_list(int dev, const int *memfds, size_t n, size_t len, long long *us)
+{
+	size_t i;
+	int buf;
+
+	for (i = 0; i < ENTRIES - 1; i++)
+		listed[i] = (struct udmabuf_create_item) { memfds[i % n], 0, 0, len };
+	*us = now_us();
+	buf = _create_list(dev, 0, listed, ENTRIES - 1);
+	*us = now_us() - *us;
+	return buf;
+}
+
+/* Buffers of memfds of one huge page, which have then lost it to a hole */
+static struct timed huge_pages_lost(int dev, size_t n)
+{
+	size_t huge = hugetlb_size(), i;
+	int memfds[2], buf;
+	long long us;
+
+	hugetlb_provide(2 * n * huge);
+	for (i = 0; i < n; i++)
+		memfds[i] = sealed_memfd(huge, MFD_HUGETLB, F_SEAL_SHRINK);
+	buf = timed_list(dev, memfds, n, huge, &us);
+	for (i = 0; i < n; i++)
+		fallocate(memfds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, huge);
+	return timed_mapping(buf, us);
+}
+
+TEST_F_TIMEOUT(load, map_a_hole_listed_often, LOAD_TIMEOUT)
+{
+	EXPECT_QUICK_MAPPING(huge_pages_lost(self->dev, 1));
+}
+
+TEST_F_TIMEOUT(load, map_two_holes_listed_in_turn, LOAD_TIMEOUT)
+{
+	EXPECT_QUICK_MAPPING(huge_pages_lost(self->dev, 2));
+}
+
+/* A page of each of @n memfds, side by side */
+static char *map_memfds(size_t n, unsigned int seals)
+{
+	size_t page = page_size(), i;
+	char *mem = anon_small(n * page);
+	int fd;
+
+	for (i = 0; i < n; i++) {
+		fd = sealed_memfd(page, 0, 0);
+		if (mmap(mem + i * page, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			 fd, 0) == MAP_FAILED || fcntl(fd, F_ADD_SEALS, seals))
+			return MAP_FAILED;
+		close(fd);
+	}
+	return mem;
+}
+
+/* Pieces of @unit bytes of the memory, in turn */
+static struct timed timed_memory(int dev, char *mem, size_t len, size_t unit, size_t entries)
+{
+	static struct udmabuf_iovec iovs[ENTRIES];
+	long long us;
+	size_t i;
+	int buf;
+
+	for (i = 0; i < entries; i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(mem) + i * unit % len, unit };
+	us = now_us();
+	buf = _create(dev, 0, iovs, entries);
+	return timed_mapping(buf, now_us() - us);
+}
+
+TEST_F_TIMEOUT(load, map_memory_of_memfds_in_turn, LOAD_TIMEOUT)
+{
+	size_t len = 8 * self->page;
+	char *mem = map_memfds(8, F_SEAL_SHRINK);
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	EXPECT_QUICK_MAPPING(timed_memory(self->dev, mem, len, self->page, ENTRIES - 1));
+}
+
+/* Nearly as many mappings as a process may have */
+TEST_F_TIMEOUT(load, map_memory_of_many_memfds, LOAD_TIMEOUT)
+{
+	size_t len = MEMFDS * self->page;
+	char *mem = map_memfds(MEMFDS, F_SEAL_SHRINK);
+
+	ASSERT_NE(MAP_FAILED, (void *)mem);
+	EXPECT_QUICK_MAPPING(timed_memory(self->dev, mem, len, len, 1));
+}
+
+TEST_F_TIMEOUT(load, map_many_memfds, LOAD_TIMEOUT)
+{
+	static int memfds[MEMFDS];
+	long long us;
+	size_t i;
+	int buf;
+
+	for (i = 0; i < MEMFDS; i++)
+		memfds[i] = sealed_memfd(self->page, 0, F_SEAL_SHRINK);
+	buf = timed_list(self->dev, memfds, MEMFDS, self->page, &us);
+	EXPECT_QUICK_MAPPING(timed_mapping(buf, us));
+}
+
+/* How long others wait for each thing that can be done with buffers as bad as they may be */
+
+#define QUOTA_PAGES	2048	/* 8 MiB, which everybody may have pinned */
+
+enum operation {
+	OP_CREATE,
+	OP_MMAP,
+	OP_TOUCH,
+	OP_MAP,
+	OP_SYNC,
+	OP_UNMAP,
+	OP_VMAP,
+	OP_VUNMAP,
+	OP_MUNMAP,
+	OP_CLOSE,
+	OPERATIONS
+};
+
+static const char * const operations[] = {
+	"create", "mmap", "touch", "map", "sync", "unmap", "vmap", "vunmap", "munmap", "close",
+};
+
+FIXTURE(waits) {
+	struct session session;
+	struct creator creator;
+	int fd;
+	size_t unit, len;
+	int buf, imp;
+	char *map;
+	struct udmabuf_importer_map dma;
+};
+
+FIXTURE_VARIANT(waits) {
+	size_t entries;
+	bool memfd;
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(waits, memory) { QUOTA_PAGES, false, false };
+FIXTURE_VARIANT_ADD(waits, list) { ENTRIES, true, false };
+FIXTURE_VARIANT_ADD(waits, list_of_huge_pages) { ENTRIES - 1, true, true };
+
+FIXTURE_SETUP(waits)
+{
+	SESSION_OPEN(&self->session);
+	self->creator.dev = self->session.dev;
+	self->creator.maps = true;
+	self->unit = variant->huge ? hugetlb_size() : page_size();
+	self->len = variant->entries * self->unit;
+	if (variant->huge)
+		hugetlb_provide(2 * self->unit);
+	self->fd = sealed_memfd(self->unit, variant->huge ? MFD_HUGETLB : 0, F_SEAL_SHRINK);
+	if (self->fd < 0)
+		SKIP(return, "no hugetlb memfds here");
+	self->creator.mem = anon_small(QUOTA_PAGES * page_size());
+	fill(self->creator.mem, QUOTA_PAGES * page_size(), 1);
+}
+
+FIXTURE_TEARDOWN(waits)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* Only the first of huge pages, of which there are too many */
+static void touch_pages(const char *map, size_t npages)
+{
+	size_t i;
+
+	for (i = 0; i < npages; i++)
+		(void)*(volatile char *)(map + i * page_size());
+}
+
+static bool operation_fails(struct _test_data_waits *self, size_t entries, bool memfd, int op)
+{
+	int dev = self->creator.dev;
+	static struct udmabuf_iovec iovs[ENTRIES];
+
+	switch (op) {
+	case OP_CREATE:
+		make_entries(iovs, entries, self->creator.mem, self->unit, 1027);
+		self->buf = memfd ? _create_list(dev, 0, listed, entries) :
+				    _create(dev, 0, iovs, entries);
+		return self->buf < 0 || _attach(self->imp, self->buf, 0, 0);
+	case OP_MMAP:
+		self->map = _map_buf(self->buf, self->len, PROT_READ, 0);
+		return self->map == MAP_FAILED;
+	case OP_TOUCH:
+		touch_pages(self->map, entries);
+		return false;
+	case OP_MAP:
+		return _map(self->imp, IMPORTER_BIDIRECTIONAL, &self->dma);
+	case OP_SYNC:
+		return _sync_cpu(self->buf, SYNC_START(RW)) || _sync_cpu(self->buf, SYNC_END(RW));
+	case OP_UNMAP:
+		return _unmap(self->imp, self->dma.handle);
+	case OP_VMAP:
+		/* Huge pages are more than the kernel maps. */
+		return self->unit == page_size() && _vmap(self->imp);
+	case OP_VUNMAP:
+		return self->unit == page_size() && ioctl(self->imp, IMPORTER_VUNMAP);
+	case OP_MUNMAP:
+		return munmap(self->map, self->len);
+	default:
+		return _detach(self->imp) || close(self->buf);
+	}
+}
+
+TEST_F_TIMEOUT(waits, for_every_operation, LOAD_TIMEOUT)
+{
+	struct creator *creator = &self->creator;
+	pthread_t watcher;
+	int op;
+
+	SKIP_WITHOUT_IMPORTER();
+	for (op = 0; op < ENTRIES; op++)
+		listed[op] = (struct udmabuf_create_item) { self->fd, 0, 0, self->unit };
+	self->imp = importer_open();
+	run_on(creator->cpu);
+	ASSERT_EQ(0, pthread_create(&watcher, NULL, watch_cpu, creator));
+	for (op = 0; op < OPERATIONS; op++) {
+		creator->longest_us = 0;
+		creator->longest_map_us = 0;
+		EXPECT_FALSE(operation_fails(self, variant->entries, variant->memfd, op));
+		sleep_ms(3);
+		TH_LOG("%s: no CPU for %ld us, no mmap() for %ld us", operations[op],
+		       creator->longest_us, creator->longest_map_us);
+		if (exact_time()) {
+			EXPECT_GT(EXACT_US, creator->longest_us);
+			EXPECT_GT(MAP_LIMIT_US, creator->longest_map_us);
+		}
+	}
+	creator->done = true;
+	pthread_join(watcher, NULL);
 }
 
 /* Buffers without end, while there is too little memory */

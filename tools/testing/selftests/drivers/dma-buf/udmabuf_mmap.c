@@ -417,6 +417,72 @@ TEST_F(faults, sealed_memfd_gets_no_new_writers)
 	EXPECT_FILLED(map, 2 * len, 1);
 }
 
+/* A file that is sealed against new writers gets no hole, one that must not shrink does. */
+static bool lose_pages(int fd, size_t len)
+{
+	return !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, len) ||
+	       !ftruncate(fd, 0);
+}
+
+/*
+ * The errno of mapping a buffer for writing, 0 for none. It is made of a mapping of a memfd
+ * that is sealed before and after that, and then lost its pages, or not, and is closed.
+ */
+static int map_sealed(int dev, unsigned int flags, int before, int after, bool lost)
+{
+	size_t len = flags & MFD_HUGETLB ? hugetlb_size() : 8 * page_size();
+	int fd = sealed_memfd(len, flags, 0), buf, err;
+	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *map;
+
+	if (mem == MAP_FAILED || fcntl(fd, F_ADD_SEALS, before))
+		return errno;
+	memset(mem, 1, len);
+	buf = _create_one(dev, 0, mem, len);
+	if (buf < 0 || munmap(mem, len))
+		return errno;
+	if (lost && !lose_pages(fd, len))
+		return errno;
+	if (after && fcntl(fd, F_ADD_SEALS, after))
+		return errno;
+	close(fd);
+	map = _map_buf(buf, len, PROT_READ | PROT_WRITE, 0);
+	err = map == MAP_FAILED ? errno : 0;
+	close(buf);
+	return err;
+}
+
+/* Seals that are there from the start count like those that come later. */
+TEST_F(faults, seals_of_memfds_whose_memory_it_is)
+{
+	static const struct {
+		int before, after;
+		bool refused;
+	} rows[] = {
+		{ 0, 0, false },
+		{ F_SEAL_SHRINK | F_SEAL_SEAL, 0, false },
+		{ 0, F_SEAL_SHRINK | F_SEAL_SEAL, false },
+		{ 0, F_SEAL_FUTURE_WRITE, true },
+		{ F_SEAL_FUTURE_WRITE, 0, true },
+		{ F_SEAL_FUTURE_WRITE | F_SEAL_SEAL, 0, true },
+		{ F_SEAL_FUTURE_WRITE, F_SEAL_SEAL, true },
+	};
+	static const unsigned int kinds[] = { 0, MFD_HUGETLB };
+	size_t i;
+
+	hugetlb_provide(2 * hugetlb_size());
+	for (i = 0; i < 2 * 2 * ARRAY_SIZE(rows); i++) {
+		unsigned int flags = kinds[i % 2];
+		bool lost = i / 2 % 2;
+		size_t row = i / 4;
+
+		EXPECT_EQ(rows[row].refused ? EPERM : 0,
+			  map_sealed(self->dev, flags, rows[row].before, rows[row].after, lost))
+			TH_LOG("row %zu, flags %#x, lost %d", row, flags, lost);
+	}
+	/* Without a page of the buffer, the file can be sealed against all writers. */
+	EXPECT_EQ(EPERM, map_sealed(self->dev, 0, 0, F_SEAL_WRITE, true));
+}
+
 /*
  * Each file is asked for its seals, for which a page that is still in it is looked
  * for among its own pages only. Or else this would be 2^31 steps.
