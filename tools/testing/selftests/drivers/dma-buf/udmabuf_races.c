@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Everything at the same time: buffers are made, used and closed while somebody
- * pulls their memory, their fds or the driver away. Each race lasts half a
- * second, or UDMABUF_RACE_MS of the environment: up to 20,000, or it takes longer
- * than a test may.
+ * Races: buffers are made, used and closed while other threads take away their
+ * memory, their fds or the driver. No race depends on the speed of the machine: it
+ * ends when each racer has had ENOUGH turns and UDMABUF_RACE_MS of the environment
+ * (500 ms if unset, up to 20,000) have passed. It fails if that takes PATIENCE_MS.
  *
- * At any moment a buffer shows bytes of its maker, or zeros where the maker's
- * memory was new, and never what a stranger wrote, who all the time fills memory
- * and frees it. Where nothing parts the memory from its owner, owner and buffer
- * see each other's stores as well.
+ * At any moment a buffer shows bytes of its owner, or zeros where the owner's
+ * memory was new. It never shows bytes of the stranger, a process that fills and
+ * frees memory all the time. Where no attack takes the memory away from its owner,
+ * owner and buffer see each other's stores as well.
  */
 #include <glob.h>
 #include <linux/userfaultfd.h>
@@ -22,8 +22,10 @@
 #define EXIT_ARGUMENT	"--exit"	/* see main() */
 #define STRANGER	77		/* seeds of fill() */
 #define OWNER		1
-#define RACE_TIMEOUT	120
-#define PATIENCE_MS	80000		/* for races until an attack succeeds at all */
+#define MAX_RACERS	5
+#define ENOUGH		5		/* turns of each racer */
+#define PATIENCE_MS	200000		/* 50 times what the slowest race takes */
+#define RACE_TIMEOUT	300
 
 /* What the threads of a race share */
 static struct {
@@ -32,23 +34,41 @@ static struct {
 	int uffd;
 	char *mem, *spare;
 	size_t len;
-	long long until;
+	size_t unit;		/* bytes that a fault of userfaultfd is about */
+	bool protects;		/* it waits for stores, not for missing pages */
+	bool replaces;		/* pages, as soon as their faults are served */
+	unsigned int tries;	/* to make a buffer of them */
 	int refusal;		/* an errno that making a buffer may fail with */
 	bool zeros, coherent;
 	unsigned int pause_ms;
-	unsigned long made, attacks;
 	int slot;		/* an fd whose buffer is replaced all the time */
 	bool sealed;
-} race;
+	size_t n;		/* racers */
+	unsigned int turns[MAX_RACERS], enough;
+	const char *evidence;	/* what of /proc/vmstat grows if the attack works */
+	long before;		/* its value at the start */
+	long long start;
+	const char *wrong;
+	bool over;
+} race = { .memfd = -1, .enough = ENOUGH };
+
+/* The racer that this thread is; the main thread is the first where there is no other. */
+static __thread size_t me;
 
 static bool racing(void)
 {
-	return now_ms() < race.until;
+	return !__atomic_load_n(&race.over, __ATOMIC_RELAXED);
 }
 
-static void count(unsigned long *counter)
+static unsigned int count_turns(size_t who)
 {
-	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+	return __atomic_load_n(&race.turns[who], __ATOMIC_RELAXED);
+}
+
+/* This racer has done its work once more. */
+static void end_turn(void)
+{
+	__atomic_fetch_add(&race.turns[me], 1, __ATOMIC_RELAXED);
 }
 
 static size_t below(size_t end)
@@ -64,37 +84,99 @@ static size_t pages(void)
 	return race.len / page_size();
 }
 
+/* Nothing, if each racer has had its turns and the attack has worked; or else a reason. */
+static const char *find_missing(void)
+{
+	static char text[96];
+	size_t i;
+
+	for (i = 0; i < race.n; i++) {
+		if (count_turns(i) >= race.enough)
+			continue;
+		snprintf(text, sizeof(text), "racer %zu had %u turns of %u", i, count_turns(i),
+			 race.enough);
+		return text;
+	}
+	if (!race.evidence || text_number("/proc/vmstat", race.evidence) != race.before)
+		return NULL;
+	snprintf(text, sizeof(text), "the attack never worked: no %s", race.evidence);
+	return text;
+}
+
+static void stop_race(void)
+{
+	__atomic_store_n(&race.over, true, __ATOMIC_RELAXED);
+}
+
+static void fail_race(const char *wrong)
+{
+	__atomic_store_n(&race.wrong, wrong, __ATOMIC_RELAXED);
+	stop_race();
+}
+
+static void start_race(size_t n)
+{
+	race.n = n;
+	race.start = now_ms();
+	if (race.evidence)
+		race.before = text_number("/proc/vmstat", race.evidence);
+}
+
+/* For the main thread, which alone decides when a race is over. */
+static bool race_goes_on(void)
+{
+	long long ms = now_ms() - race.start;
+
+	if (!racing() || ms >= PATIENCE_MS)
+		return false;
+	return ms < race_ms() || find_missing();
+}
+
+/* "", or what was wrong with the race. */
+static const char *end_race(void)
+{
+	const char *missing = find_missing();
+
+	return race.wrong ?: missing ?: "";
+}
+
 /* A racer returns NULL, or what is wrong. */
 typedef const char *(*racer)(void);
 
+static racer *racers;
+
 static void *racer_thread(void *arg)
 {
-	return (void *)(*(racer *)arg)();
+	const char *wrong;
+
+	me = (racer *)arg - racers;
+	wrong = racers[me]();
+	if (wrong)
+		fail_race(wrong);
+	return NULL;
 }
 
-/* "", or what one of them found wrong. */
-static const char *run_racers(racer *racers, size_t n)
+static const char *run_racers(size_t n)
 {
-	pthread_t threads[8];
-	const char *wrong = "";
-	void *ret;
+	pthread_t threads[MAX_RACERS];
 	size_t i;
 
-	race.until = now_ms() + race_ms();
+	start_race(n);
 	for (i = 0; i < n; i++)
 		pthread_create(&threads[i], NULL, racer_thread, &racers[i]);
-	for (i = 0; i < n; i++) {
-		pthread_join(threads[i], &ret);
-		if (ret)
-			wrong = ret;
-	}
-	return wrong;
+	while (race_goes_on())
+		sleep_ms(5);
+	stop_race();
+	for (i = 0; i < n; i++)
+		pthread_join(threads[i], NULL);
+	return end_race();
 }
 
 #define EXPECT_RACE(...)						\
 	({								\
 		racer __racers[] = { __VA_ARGS__ };			\
-		EXPECT_STREQ("", run_racers(__racers, ARRAY_SIZE(__racers))); \
+		racers = __racers;					\
+		EXPECT_STREQ("", run_racers(ARRAY_SIZE(__racers)));	\
 	})
 
 /* Leaves bytes of its own in whatever memory becomes free. */
@@ -128,16 +210,17 @@ static bool half_stored(__u64 word)
 	return sizeof(long) == 4 && (!(__u32)word || !(word >> 32));
 }
 
-/* Words of the owner, each in its place in some page; or perhaps @zeros. */
+/* Words of the owner, each in its place in some page (or unit); or perhaps @zeros. */
 static bool is_owners(const void *map, size_t len, bool zeros)
 {
+	size_t unit = race.unit ?: page_size();
 	const __u64 *word = map;
 	size_t i;
 
 	for (i = 0; i < len / 8; i++) {
 		__u64 off = word[i] ^ stamp(OWNER, 0);
 
-		if (off < len && off % page_size() == i * 8 % page_size())
+		if (off < len && off % unit == i * 8 % unit)
 			continue;
 		if (!zeros || (word[i] && !half_stored(word[i])))
 			return false;
@@ -212,7 +295,7 @@ static const char *make_buffers(void)
 		if (buf < 0 && errno != race.refusal && errno != ENOMEM)
 			return strerror(errno);
 		if (buf >= 0) {
-			count(&race.made);
+			end_turn();
 			wrong = look_at(buf);
 			close(buf);
 		}
@@ -235,7 +318,7 @@ static const char *attack_munmap(void)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 			return "mmap";
 		refill(page, 1);
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -247,7 +330,7 @@ static const char *attack_dontneed(void)
 
 		madvise(race.mem + page * page_size(), npages * page_size(), MADV_DONTNEED);
 		refill(page, npages);
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -262,7 +345,7 @@ static const char *attack_mprotect(void)
 
 		for (i = 0; i < ARRAY_SIZE(prots); i++)
 			mprotect(race.mem + page * page_size(), npages * page_size(), prots[i]);
-		count(&race.attacks);
+		end_turn();
 		sleep_ms(below(2));
 	}
 	return NULL;
@@ -281,7 +364,7 @@ static const char *attack_mremap(void)
 		if (mremap(mem, len, len, how, spare) != spare ||
 		    mremap(spare, len, len, how, mem) != mem)
 			return "mremap";
-		count(&race.attacks);
+		end_turn();
 		sleep_ms(below(2));
 	}
 	return NULL;
@@ -299,7 +382,7 @@ static const char *attack_fork(void)
 		}
 		if (reap(pid))
 			return "a child failed";
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -308,7 +391,7 @@ static const char *attack_pageout(void)
 {
 	while (racing()) {
 		madvise(race.mem, race.len, MADV_PAGEOUT);
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -317,7 +400,7 @@ static const char *attack_compact(void)
 {
 	while (racing()) {
 		write_text("/proc/sys/vm/compact_memory", "1");
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -331,7 +414,7 @@ static const char *attack_thp(void)
 		split_huge_page(race.mem + off);
 		sleep_ms(below(3));
 		madvise(race.mem + off, thp_size(), MADV_COLLAPSE);
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -363,72 +446,147 @@ static const char *attack_ksm(void)
 	while (racing()) {
 		if (filled_until(race.spare, race.len, OWNER, 0) != -1)
 			return "a store through the buffer reached a merged page";
-		count(&race.attacks);
+		end_turn();
 		sleep_ms(5);
 	}
 	return NULL;
 }
 
-static const char *prepare_uffd(void)
+static int protect(char *addr, __u64 mode)
 {
-	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_writeprotect arg = { { to_u64(addr), race.unit }, mode };
+
+	return ioctl(race.uffd, UFFDIO_WRITEPROTECT, &arg);
+}
+
+/* End the wait for the page at @addr: bring one like the spare one, or permit stores. */
+static int serve_fault(char *addr)
+{
+	struct uffdio_copy bring = { to_u64(addr), to_u64(race.spare), race.unit };
+	struct uffdio_range range = { to_u64(addr), race.unit };
+
+	if (race.protects)
+		return protect(addr, 0);
+	if (!ioctl(race.uffd, UFFDIO_COPY, &bring))
+		return 0;
+	/* Two racers may wait for one page. */
+	return errno == EEXIST ? ioctl(race.uffd, UFFDIO_WAKE, &range) : -1;
+}
+
+/*
+ * Wait until GUP, which goes on at @off, is likely to be in the middle of the page. It has been
+ * so if it soon waits for another part. From a second wait for the start, or from none, the
+ * next pause is longer or shorter.
+ */
+static void wait_for_middle(size_t off, bool visible)
+{
+	static unsigned long ns = 50000;
+	static unsigned int last;
+	unsigned int tries = __atomic_load_n(&race.tries, __ATOMIC_RELAXED);
+	struct timespec ts = {};
+
+	if (off)
+		end_turn();
+	else if (visible)
+		ns += tries == last ? ns / 8 : -(ns / 8);
+	last = tries;
+	ns = ns < 1000 ? 1000 : ns > 100000000 ? 100000000 : ns;
+	ts.tv_nsec = ns / 2 + below(ns);
+	nanosleep(&ts, NULL);
+}
+
+/*
+ * Where GUP waits for permission to store, there is no wait for a page that is lost. So
+ * it is mostly protected once more, and lost after GUP has waited in its middle.
+ */
+static int replace_page(char *addr, size_t off)
+{
+	static bool lost;
+
+	wait_for_middle(off, !race.protects || !lost);
+	lost = !race.protects || off || !below(8);
+	if (lost)
+		madvise(addr, race.unit, MADV_DONTNEED);
+	if (!race.protects)
+		return 0;
+	if (lost)
+		refill((addr - race.mem) / page_size(), race.unit / page_size());
+	return protect(addr, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+/* Who holds it may unmap the memory. */
+static pthread_mutex_t serving = PTHREAD_MUTEX_INITIALIZER;
+
+/* For ever and in the background: a racer may begin to wait when the race is over. */
+static void *serve_faults(void *arg)
+{
+	struct uffdio_range all = { to_u64(race.mem), race.len };
+	struct sched_param first = { 1 };
+	struct uffd_msg msg;
+	int failed = 0;
+	char *addr;
+
+	prctl(PR_SET_TIMERSLACK, 1);
+	if (race.replaces)
+		pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+	while (!failed && read(race.uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		addr = (char *)(uintptr_t)(msg.arg.pagefault.address & ~(__u64)(race.unit - 1));
+		pthread_mutex_lock(&serving);
+		failed = serve_fault(addr);
+		if (!failed && race.replaces)
+			failed = replace_page(addr, msg.arg.pagefault.address - to_u64(addr));
+		pthread_mutex_unlock(&serving);
+	}
+	if (failed) {
+		fail_race("userfaultfd: a page cannot be brought or protected");
+		ioctl(race.uffd, UFFDIO_UNREGISTER, &all);
+	}
+	return NULL;
+}
+
+static const char *start_uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EXACT_ADDRESS };
 	struct uffdio_register reg = {
 		.range = { to_u64(race.mem), race.len },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
+		.mode = race.protects ? UFFDIO_REGISTER_MODE_WP : UFFDIO_REGISTER_MODE_MISSING,
 	};
+	pthread_t server;
 
-	race.uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	race.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
 	if (race.uffd < 0 || ioctl(race.uffd, UFFDIO_API, &api) ||
-	    ioctl(race.uffd, UFFDIO_REGISTER, &reg))
-		return "no userfaultfd for us";
+	    ioctl(race.uffd, UFFDIO_REGISTER, &reg) ||
+	    (race.protects && protect(race.mem, UFFDIO_WRITEPROTECT_MODE_WP)))
+		return "this kernel has no such userfaultfd";
+	pthread_create(&server, NULL, serve_faults, NULL);
+	return NULL;
+}
+
+static void make_spare(size_t len)
+{
+	race.unit = len;
+	race.spare = anon_small(len);
+	fill(race.spare, len, OWNER);
+}
+
+static const char *prepare_uffd(void)
+{
+	make_spare(page_size());
 	/* There, long-term pins do not wait for userfaultfd. */
 	race.refusal = kernel_before(6, 3) ? EFAULT : 0;
-	return NULL;
-}
-
-/* Bring the page that somebody waits for. */
-static bool serve_fault(char *copy)
-{
-	struct pollfd poll_fd = { .fd = race.uffd, .events = POLLIN };
-	struct uffdio_copy arg = { .src = to_u64(copy), .len = page_size() };
-	struct uffd_msg msg;
-	size_t off, i;
-
-	if (poll(&poll_fd, 1, 500) != 1 || read(race.uffd, &msg, sizeof(msg)) != sizeof(msg))
-		return false;
-	arg.dst = msg.arg.pagefault.address & ~(page_size() - 1);
-	off = arg.dst - to_u64(race.mem);
-	for (i = 0; i < page_size(); i += 8)
-		*(__u64 *)(copy + i) = stamp(OWNER, off + i);
-	ioctl(race.uffd, UFFDIO_COPY, &arg);
-	count(&race.attacks);
-	return true;
-}
-
-/* Goes on until nobody waits any more. */
-static const char *serve_faults(void)
-{
-	char *copy = anon_small(page_size());
-
-	while (serve_fault(copy) || racing())
-		;
-	return NULL;
+	return start_uffd();
 }
 
 static const char *attack_uffd(void)
 {
-	pthread_t server;
-	racer serve = serve_faults;
-	volatile char *addr;
-
-	pthread_create(&server, NULL, racer_thread, &serve);
 	while (racing()) {
-		addr = race.mem + below(pages()) * page_size();
+		volatile char *addr = race.mem + below(pages()) * page_size();
+
 		madvise((void *)addr, page_size(), MADV_DONTNEED);
 		sleep_ms(below(3));
 		(void)*addr;
+		end_turn();
 	}
-	pthread_join(server, NULL);
 	return NULL;
 }
 
@@ -441,7 +599,7 @@ static const char *attack_punch(void)
 		fallocate(race.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			  page * page_size(), npages * page_size());
 		refill(page, npages);
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -473,7 +631,8 @@ static int put_offline(void)
 	char command[160];
 	int status;
 
-	snprintf(command, sizeof(command), "timeout 5 sh -c 'echo offline >%s' 2>/dev/null", block);
+	snprintf(command, sizeof(command), "timeout 20 sh -c 'echo offline >%s' 2>/dev/null",
+		 block);
 	status = system(command);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -484,7 +643,7 @@ static int put_offline(void)
  */
 static bool can_offline(void)
 {
-	int tries = 20, failed;
+	int tries = 100, failed;
 
 	do {
 		failed = put_offline();
@@ -535,7 +694,7 @@ static const char *attack_offline(void)
 		refill(0, pages());
 		if (put_offline())
 			continue;
-		count(&race.attacks);
+		end_turn();
 		if (write_text(block, "online_movable"))
 			return "a block does not get online again";
 	}
@@ -613,7 +772,6 @@ static const char *get_memory(enum mem_kind kind)
 {
 	struct mem mem = { .len = 64 * page_size() };
 
-	race.memfd = -1;
 	if (kind == MEM_MEMFD) {
 		race.memfd = sealed_memfd(mem.len, 0, F_SEAL_SHRINK);
 		mem.addr = mmap(NULL, mem.len, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -641,6 +799,7 @@ FIXTURE_SETUP(attacked)
 	race.zeros = variant->zeros;
 	race.coherent = variant->coherent;
 	race.pause_ms = variant->pause_ms ?: 1;
+	race.evidence = variant->evidence;
 	self->stranger = start_stranger();
 	why_not = get_memory(variant->kind);
 	if (!why_not && variant->prepare)
@@ -658,22 +817,149 @@ FIXTURE_TEARDOWN(attacked)
 	SESSION_CLOSE(&self->session);
 }
 
-/* How often an attack was successful, as far as can be told. */
-static long count_attacks(const char *evidence)
-{
-	return evidence ? text_number("/proc/vmstat", evidence) : (long)race.attacks;
-}
-
 TEST_F_TIMEOUT(attacked, create, RACE_TIMEOUT)
 {
-	long before = count_attacks(variant->evidence);
-	long long end = now_ms() + PATIENCE_MS;
+	EXPECT_RACE(make_buffers, make_buffers, variant->attack);
+}
+
+/* Huge pages that are replaced while GUP takes them, which may then have parts of two */
+
+static struct {
+	long total, free, reserved;	/* of hugetlb, in pages */
+	long charged;			/* to our cgroup, in bytes */
+} kept;
+
+static void count_kept(const struct cgroups *groups)
+{
+	kept.total = text_number("/proc/meminfo", "HugePages_Total:");
+	kept.free = text_number("/proc/meminfo", "HugePages_Free:");
+	kept.reserved = text_number("/proc/meminfo", "HugePages_Rsvd:");
+	kept.charged = text_number(cgroup_file(groups, CGROUP_INNER "/memory.current"), "");
+}
+
+/* Then the end of a pause, and not another CPU, decides where in GUP a page is replaced. */
+static void stay_on_one_cpu(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* GUP would move pages out of the movable zone and begin again: let it be full. */
+static void fill_movable(void)
+{
+	size_t len = 4 << 20, n = 256;
+	char *mem;
 
 	do {
-		EXPECT_RACE(make_buffers, make_buffers, variant->attack);
-	} while (count_attacks(variant->evidence) == before && now_ms() < end);
-	EXPECT_LT(0, race.made);
-	EXPECT_LT(before, count_attacks(variant->evidence));
+		mem = anon_aligned(len, len);
+		memset(mem, 1, len);
+	} while (find_block(mem) && --n);
+}
+
+FIXTURE(replaced) {
+	struct session session;
+};
+
+FIXTURE_VARIANT(replaced) {
+	enum mem_kind kind;
+	bool protects;
+	unsigned int enough;	/* turns */
+};
+
+FIXTURE_VARIANT_ADD(replaced, hugetlb) { .kind = MEM_HUGETLB, .enough = 40 };
+FIXTURE_VARIANT_ADD(replaced, thp) { .kind = MEM_THP, .protects = true, .enough = 100 };
+
+FIXTURE_SETUP(replaced)
+{
+	SESSION_OPEN(&self->session);
+	if (kernel_before(6, 3))
+		SKIP(return, "long-term pins do not wait for userfaultfd before Linux 6.3");
+	race.dev = self->session.dev;
+	race.protects = variant->protects;
+	race.zeros = variant->protects;
+	race.replaces = true;
+	race.enough = variant->enough;
+	fill_movable();
+	stay_on_one_cpu();
+}
+
+FIXTURE_TEARDOWN(replaced)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+/* A huge page for whose parts GUP has to wait, or why not. */
+static const char *prepare_replaced(enum mem_kind kind, size_t len)
+{
+	struct mem mem = mem_get(kind, len);
+
+	if (mem.why_not)
+		return mem.why_not;
+	race.mem = mem.addr;
+	race.len = len;
+	if (!race.protects)
+		madvise(race.mem, len, MADV_DONTNEED);
+	return start_uffd();
+}
+
+/* The server of the faults counts our turns: how often GUP waits in the middle of a page. */
+static const char *make_mixed_buffers(void)
+{
+	const char *wrong = NULL;
+
+	while (!wrong && racing()) {
+		unsigned int turns = count_turns(me);
+		int buf;
+
+		__atomic_fetch_add(&race.tries, 1, __ATOMIC_RELAXED);
+		buf = make_buffer();
+		if (buf < 0 && errno != ENOMEM)
+			return strerror(errno);
+		if (buf < 0 || count_turns(me) == turns) {
+			close(buf);
+			continue;
+		}
+		wrong = look_at(buf);
+		close(buf);
+		/* One is mapped, others may be on their way back. */
+		if (text_number("/proc/meminfo", "HugePages_Free:") < kept.free - 4)
+			wrong = "huge pages are lost";
+	}
+	return wrong;
+}
+
+TEST_F_TIMEOUT(replaced, create, RACE_TIMEOUT)
+{
+	size_t huge = variant->kind == MEM_THP ? thp_size() : hugetlb_size();
+	struct cgroups groups;
+	const char *why_not = cgroups_open(&groups);
+	typeof(kept) before;
+
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
+	make_spare(huge);
+	/* Each time GUP has to wait again, a buffer may have one more. */
+	hugetlb_provide(32 * hugetlb_size());
+	count_kept(&groups);
+	before = kept;
+	why_not = prepare_replaced(variant->kind, huge);
+	if (!why_not) {
+		EXPECT_RACE(make_mixed_buffers);
+		pthread_mutex_lock(&serving);
+		munmap(race.mem, huge);
+		count_kept(&groups);
+	}
+	cgroups_close(&groups);
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	EXPECT_EQ(before.total, kept.total);
+	EXPECT_EQ(before.free, kept.free);
+	EXPECT_EQ(before.reserved, kept.reserved);
+	EXPECT_GT(before.charged + (long)thp_size(), kept.charged);
 }
 
 /* Buffers whose fds come and go */
@@ -687,7 +973,6 @@ FIXTURE_SETUP(races)
 {
 	SESSION_OPEN(&self->session);
 	race.dev = self->session.dev;
-	race.memfd = -1;
 	race.len = 64 * page_size();
 	self->stranger = start_stranger();
 }
@@ -699,39 +984,32 @@ FIXTURE_TEARDOWN(races)
 	SESSION_CLOSE(&self->session);
 }
 
-static const char *send_buffers(int sock)
+static void *send_buffers(void *sock)
 {
 	for (;;) {
 		int buf = make_buffer();
 
-		if (buf < 0 || send_fd(sock, buf))
-			return NULL;
+		if (buf < 0 && errno == ENOMEM)
+			continue;
+		if (buf < 0 || send_fd(*(int *)sock, buf))
+			_exit(KSFT_FAIL);
 		close(buf);
-		count(&race.made);
+		end_turn();
 	}
 }
 
-static int doomed_sock;
-
-static const char *doomed_racer(void)
-{
-	return send_buffers(doomed_sock);
-}
-
 /* A process that ends, in one of two ways, while its threads make buffers. */
-static void doomed(bool exec)
+static void doomed(int sock, bool exec)
 {
-	racer send = doomed_racer;
 	pthread_t threads[2];
 	size_t i;
 
-	race.made = 0;
+	race.turns[0] = 0;
 	race.mem = anon_small(race.len);
 	refill(0, pages());
 	for (i = 0; i < ARRAY_SIZE(threads); i++)
-		pthread_create(&threads[i], NULL, racer_thread, &send);
-	/* Once the race is over they may not even have begun. */
-	while (racing() && !__atomic_load_n(&race.made, __ATOMIC_RELAXED))
+		pthread_create(&threads[i], NULL, send_buffers, &sock);
+	while (!count_turns(0))
 		sleep_ms(1);
 	sleep_ms(below(8));
 	if (exec)
@@ -742,13 +1020,14 @@ static void doomed(bool exec)
 /* The buffers that come out of the socket, until its other end is closed. */
 static const char *receive_buffers(int sock)
 {
-	const char *wrong = NULL;
+	const char *wrong = "no buffer was received";
 	int buf;
 
-	while (!wrong && (buf = receive_fd(sock)) >= 0) {
-		count(&race.made);
+	while ((buf = receive_fd(sock)) >= 0) {
 		wrong = look_at(buf);
 		close(buf);
+		if (wrong)
+			break;
 	}
 	return wrong;
 }
@@ -761,26 +1040,26 @@ static const char *bury_one(bool exec)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
 		return "socketpair";
-	doomed_sock = socks[1];
 	pid = fork();
 	if (!pid) {
 		close(socks[0]);
-		doomed(exec);
+		doomed(socks[1], exec);
 	}
 	close(socks[1]);
 	wrong = receive_buffers(socks[0]);
 	close(socks[0]);
-	return reap(pid) ? "a child failed" : wrong;
+	return reap(pid) && !wrong ? "a child failed" : wrong;
 }
 
 TEST_F_TIMEOUT(races, create_against_exec_and_exit, RACE_TIMEOUT)
 {
 	bool exec = false;
 
-	race.until = now_ms() + 2 * race_ms();
-	for (; racing(); exec = !exec)
+	for (start_race(1); race_goes_on(); exec = !exec) {
 		ASSERT_EQ(NULL, bury_one(exec));
-	EXPECT_LT(0, race.made);
+		end_turn();
+	}
+	EXPECT_STREQ("", end_race());
 }
 
 /* The last reference to the one before goes wherever it happens to be. */
@@ -799,7 +1078,7 @@ static const char *replace_buffers(void)
 		if (buf < 0 || dup2(buf, race.slot) < 0)
 			return strerror(errno);
 		close(buf);
-		count(&race.made);
+		end_turn();
 	}
 	return NULL;
 }
@@ -821,15 +1100,18 @@ static const char *fault_slot(void)
 		if (!is_of_one(map))
 			return "a mapping shows two buffers";
 		munmap(map, race.len);
+		end_turn();
 	}
 	return NULL;
 }
 
 static const char *sync_slot(void)
 {
-	while (racing())
+	while (racing()) {
 		if (_sync_cpu(race.slot, SYNC_START(RW)) || _sync_cpu(race.slot, SYNC_END(RW)))
 			return "sync";
+		end_turn();
+	}
 	return NULL;
 }
 
@@ -846,6 +1128,7 @@ static const char *map_slot(void)
 		if (_device_read(imp, map.handle, 0, seen, race.len) || !is_of_one(seen))
 			return "a device sees two buffers";
 		close(imp);
+		end_turn();
 	}
 	free(seen);
 	return NULL;
@@ -863,6 +1146,7 @@ static const char *vmap_slot(void)
 		if (_device_io(imp, IMPORTER_VREAD, 0, 0, seen, race.len) || !is_of_one(seen))
 			return "the kernel sees two buffers";
 		close(imp);
+		end_turn();
 	}
 	free(seen);
 	return NULL;
@@ -870,17 +1154,13 @@ static const char *vmap_slot(void)
 
 TEST_F_TIMEOUT(races, close_against_fault_map_vmap_and_sync, RACE_TIMEOUT)
 {
-	long long end = now_ms() + PATIENCE_MS;
 	char *mem = anon_small(race.len);
 
 	SKIP_WITHOUT_IMPORTER();
 	fill(mem, race.len, OWNER);
 	race.slot = test_create_one(race.dev, 0, mem, race.len);
 	munmap(mem, race.len);
-	do {
-		EXPECT_RACE(replace_buffers, fault_slot, sync_slot, map_slot, vmap_slot);
-	} while (race.made < 2 && now_ms() < end);
-	EXPECT_LT(1, race.made);
+	EXPECT_RACE(replace_buffers, fault_slot, sync_slot, map_slot, vmap_slot);
 }
 
 /* Faults of both sizes and of several threads in one mapping, while pieces of it go */
@@ -891,7 +1171,7 @@ static const char *fault_anywhere(void)
 
 		if (*(volatile __u64 *)(race.spare + off) != stamp(OWNER, off))
 			return "a wrong word";
-		count(&race.made);
+		end_turn();
 	}
 	return NULL;
 }
@@ -905,7 +1185,7 @@ static const char *map_pieces(void)
 		if (mmap(race.spare + off, npages * page_size(), PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_FIXED, race.slot, off) == MAP_FAILED)
 			return "mmap";
-		count(&race.attacks);
+		end_turn();
 		sleep_ms(below(2));
 	}
 	return NULL;
@@ -922,8 +1202,10 @@ static void store_everywhere(void)
 
 static const char *keep_storing(void)
 {
-	while (racing())
+	while (racing()) {
 		store_everywhere();
+		end_turn();
+	}
 	return NULL;
 }
 
@@ -941,7 +1223,7 @@ static const char *map_and_want_no_huge_entries(void)
 			return "mmap";
 		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 		store_everywhere();
-		count(&race.attacks);
+		end_turn();
 	}
 	return NULL;
 }
@@ -969,7 +1251,6 @@ TEST_F_TIMEOUT(races, fault_against_fault_and_remap, RACE_TIMEOUT)
 	if (why_not)
 		SKIP(return, "%s", why_not);
 	EXPECT_RACE(fault_anywhere, fault_anywhere, fault_anywhere, map_pieces);
-	EXPECT_LT(0, race.attacks);
 }
 
 TEST_F_TIMEOUT(races, faults_of_both_sizes, RACE_TIMEOUT)
@@ -979,50 +1260,59 @@ TEST_F_TIMEOUT(races, faults_of_both_sizes, RACE_TIMEOUT)
 	if (why_not)
 		SKIP(return, "%s", why_not);
 	EXPECT_RACE(keep_storing, keep_storing, map_and_want_no_huge_entries);
-	EXPECT_LT(0, race.attacks);
 }
 
-/* From the seal on there is no new writer, whoever made the buffer before. */
-static const char *map_for_writing(void)
+/* From the seal on no mapping is new and writable, whoever made the buffer before. */
+static void *map_until_sealed(void *arg)
 {
+	unsigned int *mapped = arg;
+
 	while (racing()) {
 		bool sealed = __atomic_load_n(&race.sealed, __ATOMIC_ACQUIRE);
 		char *map = _map_buf(race.slot, race.len, PROT_READ | PROT_WRITE, 0);
 
-		if (map == MAP_FAILED && errno != EPERM)
-			return strerror(errno);
-		if (map == MAP_FAILED)
+		if (map == MAP_FAILED) {
+			if (errno != EPERM || !__atomic_load_n(mapped, __ATOMIC_RELAXED))
+				fail_race("no mapping before the seal");
 			return NULL;
+		}
 		munmap(map, race.len);
 		if (sealed)
-			return "a writable mapping of a sealed memfd";
-		count(&race.made);
+			fail_race("a writable mapping of a sealed memfd");
+		__atomic_fetch_add(mapped, 1, __ATOMIC_RELAXED);
 	}
-	return "the seal was never seen";
+	return NULL;
 }
 
-static const char *seal(void)
+static void seal_while_mapped(void)
 {
+	unsigned int mapped = 0;
+	pthread_t threads[2];
+	size_t i;
+
+	race.sealed = false;
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_create(&threads[i], NULL, map_until_sealed, &mapped);
+	while (racing() && !__atomic_load_n(&mapped, __ATOMIC_RELAXED))
+		sleep_ms(1);
 	sleep_ms(below(5));
 	if (fcntl(race.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE))
-		return "seal";
+		fail_race("seal");
 	__atomic_store_n(&race.sealed, true, __ATOMIC_RELEASE);
-	return NULL;
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
 }
 
 TEST_F_TIMEOUT(races, seal_against_mmap, RACE_TIMEOUT)
 {
-	long long end = now_ms() + race_ms();
-
-	while (now_ms() < end) {
+	for (start_race(1); race_goes_on(); end_turn()) {
 		race.memfd = sealed_memfd(race.len, 0, F_SEAL_SHRINK);
 		race.slot = test_create_memfd(race.dev, 0, race.memfd, 0, race.len);
-		race.sealed = false;
-		EXPECT_RACE(map_for_writing, map_for_writing, seal);
+		seal_while_mapped();
 		close(race.slot);
 		close(race.memfd);
 	}
-	EXPECT_LT(0, race.made);
+	EXPECT_STREQ("", end_race());
 }
 
 /* The driver itself goes away */
@@ -1074,7 +1364,6 @@ FIXTURE_SETUP(unload)
 	SESSION_OPEN(&self->session);
 	race.len = 16 * page_size();
 	race.mem = anon_small(race.len);
-	race.memfd = -1;
 	refill(0, pages());
 	if (!driver_module())
 		SKIP(return, "the driver is built in");
@@ -1130,7 +1419,7 @@ static const char *use_driver(void)
 			return strerror(errno);
 		wrong = look_at(buf);
 		close(buf);
-		count(&race.made);
+		end_turn();
 	}
 	return wrong;
 }
@@ -1146,7 +1435,7 @@ static const char *reload_driver(void)
 				return strerror(errno);
 			continue;
 		}
-		count(&race.attacks);
+		end_turn();
 		load_driver(name);
 		if (!driver_module())
 			return "the driver does not come back";
@@ -1156,14 +1445,8 @@ static const char *reload_driver(void)
 
 TEST_F_TIMEOUT(unload, right_after_the_last_close, RACE_TIMEOUT)
 {
-	long long end = now_ms() + PATIENCE_MS;
-
 	close(self->session.dev);
-	do {
-		EXPECT_RACE(use_driver, reload_driver);
-	} while ((!race.attacks || !race.made) && now_ms() < end);
-	EXPECT_LT(0, race.made);
-	EXPECT_LT(0, race.attacks);
+	EXPECT_RACE(use_driver, reload_driver);
 }
 
 int main(int argc, char **argv)

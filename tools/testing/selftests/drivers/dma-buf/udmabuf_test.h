@@ -552,7 +552,7 @@ static inline void ledger_read(struct ledger *ledger, int dev)
 static inline const char *ledger_difference(const struct ledger *before, int dev)
 {
 	static char text[160];
-	long long deadline = now_ms() + SETTLE_MS;
+	long long deadline = now_ms() + 8 * SETTLE_MS;
 	struct ledger now;
 
 	for (;;) {
