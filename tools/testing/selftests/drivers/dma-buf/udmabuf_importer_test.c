@@ -434,6 +434,31 @@ TEST_F(device, two_importers_with_different_limits)
 	EXPECT_DEVICE_SEES(other, two, 3);
 }
 
+/*
+ * A device that mapped the buffer for both directions may have written or not. Its
+ * bounce buffer must not overwrite that of a device which maps to write only.
+ */
+TEST_F(device, writing_device_wins_over_one_that_may_write)
+{
+	struct udmabuf_importer_map from, both;
+	int other = test_attach(self->buf, 0, 0), turn;
+
+	for (turn = 0; turn < 2; turn++) {
+		if (turn)
+			both = test_map(other, IMPORTER_BIDIRECTIONAL);
+		from = test_map(self->imp, IMPORTER_FROM_DEVICE);
+		if (!turn)
+			both = test_map(other, IMPORTER_BIDIRECTIONAL);
+		fill(self->seen, self->len, 2 + turn);
+		test_device_write(self->imp, from.handle, 0, self->seen, self->len);
+		test_sync_cpu(self->buf, SYNC_START(READ));
+		EXPECT_SOURCE_FILLED(2 + turn);
+		test_sync_cpu(self->buf, SYNC_END(READ));
+		test_unmap(other, both.handle);
+		test_unmap(self->imp, from.handle);
+	}
+}
+
 /* One device writes, the CPU is in between, the other device reads. */
 TEST_F(device, from_one_device_to_another)
 {
