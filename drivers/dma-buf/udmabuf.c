@@ -698,11 +698,7 @@ static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch
 	return 0;
 }
 
-/*
- * Small anonymous pages, none poisoned nor pinned too often: most memory is. A page
- * that is no tail is its folio, as pinned folios are neither split nor merged, and
- * an anonymous folio keeps its mapping. Flags that do not matter change any time.
- */
+/* Most memory. A page that is no tail is its folio: a pinned folio is not split. */
 static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 {
 	unsigned long i, flags = 0, mapping = FOLIO_MAPPING_ANON;
@@ -713,8 +709,10 @@ static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 
 		if (PageTail(pages[i]))
 			return false;
-		flags |= READ_ONCE(*folio_flags(folio, 0));
-		mapping &= (unsigned long)READ_ONCE(folio->mapping);
+		/* Flags that do not matter change any time. */
+		flags |= data_race(*folio_flags(folio, 0));
+		/* An anonymous folio keeps its mapping, truncation clears a file's. */
+		mapping &= (unsigned long)data_race(folio->mapping);
 		refs |= folio_ref_count(folio);
 	}
 	return mapping && refs <= UDMABUF_MAX_REFS &&
@@ -869,9 +867,8 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * vfs_fallocate() stops at any signal. So all but SIGKILL wait: a timer could stop
- * each attempt, as pages pinned before are pinned again. Task work is no signal, but
- * has the same effect once: the system call starts again.
+ * vfs_fallocate() stops at any signal. A timer could stop each attempt, so all but
+ * SIGKILL wait. Task work stops it as well: then the system call starts again.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
@@ -1370,7 +1367,7 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 					     struct udmabuf_seg_limits limits,
 					     struct scatterlist *sg)
 {
-	struct page *first = NULL;
+	struct page *first = udmabuf_extent_page(ubuf, 0, 0), *last = NULL;
 	unsigned long npages = 0, n;
 	size_t i;
 
@@ -1381,12 +1378,12 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 
 		n = extent->listed ? 1UL << extent->order : end - pgoff;
 		for (; pgoff < end; pgoff += n, entry++) {
-			if (npages && !udmabuf_pages_adjoin(first + npages - 1, *entry)) {
+			if (last && !udmabuf_pages_adjoin(last, *entry)) {
 				sg = udmabuf_set_segs(limits, sg, first, npages);
+				first = *entry;
 				npages = 0;
 			}
-			if (!npages)
-				first = *entry;
+			last = *entry + n - 1;
 			npages += n;
 		}
 		cond_resched();
@@ -1773,14 +1770,14 @@ static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, n, k;
 	struct page *const *entry = extent->listed ? extent->list : &extent->page;
-	struct page **pages = ubuf->vmap_pages + extent->pgoff;
+	struct page **pages = ubuf->vmap_pages + extent->pgoff, *page;
 
 	n = extent->listed ? 1UL << extent->order : npages;
 	if (n == 1)
 		memcpy(pages, entry, npages * sizeof(*pages));
-	for (; n > 1 && npages; npages -= n, entry++)
-		for (k = 0; k < n; k++)
-			*pages++ = *entry + k;
+	for (; n > 1 && npages; npages -= n)
+		for (page = *entry++, k = n; k; k--)
+			*pages++ = page++;
 }
 
 static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
