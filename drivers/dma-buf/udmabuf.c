@@ -1332,7 +1332,8 @@ static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
 		npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
 		n = extent->listed ? 1UL << extent->order : npages;
 		nsegs += npages / n * (1 + udmabuf_max_cuts(limits, n));
-		cond_resched();
+		if (!(i % SZ_1K))
+			cond_resched();
 	}
 	return nsegs;
 }
@@ -1367,7 +1368,7 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 					     struct udmabuf_seg_limits limits,
 					     struct scatterlist *sg)
 {
-	struct page *first = udmabuf_extent_page(ubuf, 0, 0), *last = NULL;
+	struct page *first = NULL;
 	unsigned long npages = 0, n;
 	size_t i;
 
@@ -1378,12 +1379,12 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 
 		n = extent->listed ? 1UL << extent->order : end - pgoff;
 		for (; pgoff < end; pgoff += n, entry++) {
-			if (last && !udmabuf_pages_adjoin(last, *entry)) {
+			if (npages && !udmabuf_pages_adjoin(first + npages - 1, *entry)) {
 				sg = udmabuf_set_segs(limits, sg, first, npages);
-				first = *entry;
 				npages = 0;
 			}
-			last = *entry + n - 1;
+			if (!npages)
+				first = *entry;
 			npages += n;
 		}
 		cond_resched();
@@ -1773,11 +1774,15 @@ static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
 	struct page **pages = ubuf->vmap_pages + extent->pgoff, *page;
 
 	n = extent->listed ? 1UL << extent->order : npages;
-	if (n == 1)
+	if (n == 1) {
 		memcpy(pages, entry, npages * sizeof(*pages));
-	for (; n > 1 && npages; npages -= n)
+		return;
+	}
+	do {
 		for (page = *entry++, k = n; k; k--)
 			*pages++ = page++;
+		npages -= n;
+	} while (npages);
 }
 
 static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
@@ -1808,10 +1813,10 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
 					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
-	for (i = 0; i < ubuf->nextents; i++) {
+	/* 2 GiB at most, see udmabuf_can_vmap(). */
+	for (i = 0; i < ubuf->nextents; i++)
 		udmabuf_store_extent(ubuf, i);
-		cond_resched();
-	}
+	cond_resched();
 	if (udmabuf_check_poison(ubuf, true))
 		udmabuf_cover_poisoned(ubuf);
 	vaddr = vmap(ubuf->vmap_pages, ubuf->npages, VM_MAP, PAGE_KERNEL);
