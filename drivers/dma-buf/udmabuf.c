@@ -386,8 +386,8 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 }
 
 /*
- * Takes over the caller's reference. Each inode is kept once, or lists that name it
- * again and again could overflow its counter. The index is small for neighbours.
+ * Takes over the caller's reference. Each inode is kept once: lists that name it again
+ * and again could overflow its counter. The index is small for neighbours.
  */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
@@ -1332,8 +1332,7 @@ static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
 		npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
 		n = extent->listed ? 1UL << extent->order : npages;
 		nsegs += npages / n * (1 + udmabuf_max_cuts(limits, n));
-		if (!(i % SZ_1K))
-			cond_resched();
+		cond_resched();
 	}
 	return nsegs;
 }
@@ -1765,7 +1764,7 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 	}
 }
 
-/* Puts the pages of an extent into the array for vmap(). */
+/* Puts the pages of an extent into the array for vmap(): 2 GiB at most in all. */
 static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
@@ -1813,7 +1812,6 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
 					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
-	/* 2 GiB at most, see udmabuf_can_vmap(). */
 	for (i = 0; i < ubuf->nextents; i++)
 		udmabuf_store_extent(ubuf, i);
 	cond_resched();
