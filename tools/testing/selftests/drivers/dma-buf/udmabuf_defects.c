@@ -383,7 +383,7 @@ static bool sealed_when_empty(int dev, size_t len, unsigned int flags, int seal)
 }
 
 /* The same where the file has forgotten all, and is sealed by others and closed. */
-TEST_F(defects, sealed_memfd_without_pages_gets_no_new_writers)
+TEST_F(defects, sealed_empty_memfd_gets_no_new_writers)
 {
 	size_t huge = hugetlb_size();
 
