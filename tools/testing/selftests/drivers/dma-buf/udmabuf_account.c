@@ -338,7 +338,7 @@ TEST_F(account, every_page_is_pinned_once)
  */
 
 #define KEPT_FILES	30000
-#define KEPT_ONCE	2048	/* KiB: page tables that stay for the next kernel mapping, and noise */
+#define KEPT_ONCE	2048	/* KiB: page tables stay for the next kernel mapping */
 #define KEPT_PIECES	16	/* of the memfd, used in turn: a page has so many pins at most */
 
 enum kept_use {
@@ -377,11 +377,13 @@ FIXTURE_VARIANT_ADD(kept, duplicates_kernel_mapping) { 128, 2048, 8, false, KEPT
 FIXTURE_VARIANT_ADD(kept, duplicates_no_kernel_mapping) {
 	128, 2048, 8, false, KEPT_NO_KERNEL_MAPPING
 };
+
 FIXTURE_VARIANT_ADD(kept, duplicates_user_mapping) { 128, 2048, 8, false, KEPT_USER_MAPPING };
 FIXTURE_VARIANT_ADD(kept, huge_pages_kernel_mapping) { 64, 128, 0, false, KEPT_KERNEL_MAPPING };
 FIXTURE_VARIANT_ADD(kept, huge_pages_no_kernel_mapping) {
 	64, 128, 0, false, KEPT_NO_KERNEL_MAPPING
 };
+
 FIXTURE_VARIANT_ADD(kept, longest_list) { 16, 65536, 1, false };
 FIXTURE_VARIANT_ADD(kept, longest_list_of_memory) { 16, 65536, 1, true };
 

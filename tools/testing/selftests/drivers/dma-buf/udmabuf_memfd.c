@@ -602,7 +602,8 @@ TEST_F(memfd_abi, what_is_no_memfd_is_ebadfd)
 	test_err_create_memfd(EBADFD, self->dev, 0, file, 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, open("/dev/zero", O_RDWR), 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, open("/", O_RDONLY), 0, self->page);
-	test_err_create_memfd(EBADFD, self->dev, 0, open("/dev/hugepages", O_RDONLY), 0, self->page);
+	file = open("/dev/hugepages", O_RDONLY);
+	test_err_create_memfd(EBADFD, self->dev, 0, file, 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, buf, 0, self->len);
 	/* An argument that is wrong by itself is EINVAL first. */
 	test_err_create_memfd(EINVAL, self->dev, 0, -1, 1, self->len);
