@@ -34,10 +34,10 @@ static struct {
 	int uffd;
 	char *mem, *spare;
 	size_t len;
-	size_t unit;		/* bytes that a fault of userfaultfd is about */
-	bool protects;		/* it waits for stores, not for missing pages */
-	bool replaces;		/* pages, as soon as their faults are served */
-	unsigned int tries;	/* to make a buffer of them */
+	size_t unit;		/* bytes that userfaultfd brings or protects at once */
+	bool protects;		/* userfaultfd reports stores, not missing pages */
+	bool replaces;		/* pages are replaced soon after their faults are served */
+	unsigned int creates;	/* begun so far */
 	int refusal;		/* an errno that making a buffer may fail with */
 	bool zeros, coherent;
 	unsigned int pause_ms;
@@ -474,30 +474,33 @@ static int serve_fault(char *addr)
 }
 
 /*
- * Wait until GUP, which goes on at @off, is likely to be in the middle of the page. It has been
- * so if it soon waits for another part. From a second wait for the start, or from none, the
- * next pause is longer or shorter.
+ * Sleep until GUP, which goes on at offset @off, is likely to be in the middle of the page.
+ * If its next wait is farther on, it was. If that is at the same place, the pause was too
+ * short; if it is that of the next create, too long, unless GUP had no cause to wait.
  */
-static void wait_for_middle(size_t off, bool visible)
+static void wait_for_middle(size_t off, bool has_cause)
 {
+	static unsigned int last_create;
 	static unsigned long ns = 50000;
-	static unsigned int last;
-	unsigned int tries = __atomic_load_n(&race.tries, __ATOMIC_RELAXED);
+	static size_t last_off;
+	unsigned int create = __atomic_load_n(&race.creates, __ATOMIC_RELAXED);
 	struct timespec ts = {};
 
-	if (off)
+	if (create != last_create)
+		ns -= has_cause && ns > 1000 ? ns / 8 : 0;
+	else if (off == last_off)
+		ns += ns < 100000000 ? ns / 8 : 0;
+	else if (off > last_off)
 		end_turn();
-	else if (visible)
-		ns += tries == last ? ns / 8 : -(ns / 8);
-	last = tries;
-	ns = ns < 1000 ? 1000 : ns > 100000000 ? 100000000 : ns;
+	last_create = create;
+	last_off = off;
 	ts.tv_nsec = ns / 2 + below(ns);
 	nanosleep(&ts, NULL);
 }
 
 /*
- * Where GUP waits for permission to store, there is no wait for a page that is lost. So
- * it is mostly protected once more, and lost after GUP has waited in its middle.
+ * GUP waits for a protected page, but makes a new page for a lost one without waiting. So
+ * a protected page is usually protected again, and lost once GUP waits in its middle.
  */
 static int replace_page(char *addr, size_t off)
 {
@@ -514,10 +517,10 @@ static int replace_page(char *addr, size_t off)
 	return protect(addr, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
-/* Who holds it may unmap the memory. */
+/* The main thread holds it while it unmaps the memory. */
 static pthread_mutex_t serving = PTHREAD_MUTEX_INITIALIZER;
 
-/* For ever and in the background: a racer may begin to wait when the race is over. */
+/* Serves until the process ends: a racer may begin to wait when the race is over. */
 static void *serve_faults(void *arg)
 {
 	struct uffdio_range all = { to_u64(race.mem), race.len };
@@ -643,7 +646,7 @@ static int put_offline(void)
  */
 static bool can_offline(void)
 {
-	int tries = 100, failed;
+	int tries = 40, failed;
 
 	do {
 		failed = put_offline();
@@ -822,22 +825,35 @@ TEST_F_TIMEOUT(attacked, create, RACE_TIMEOUT)
 	EXPECT_RACE(make_buffers, make_buffers, variant->attack);
 }
 
-/* Huge pages that are replaced while GUP takes them, which may then have parts of two */
+/* Huge pages that are replaced while GUP takes them: a buffer may have parts of several */
 
-static struct {
+struct kept {
 	long total, free, reserved;	/* of hugetlb, in pages */
 	long charged;			/* to our cgroup, in bytes */
-} kept;
+};
 
-static void count_kept(const struct cgroups *groups)
+static struct cgroups groups;
+static struct kept before;
+
+static struct kept count_kept(void)
 {
-	kept.total = text_number("/proc/meminfo", "HugePages_Total:");
-	kept.free = text_number("/proc/meminfo", "HugePages_Free:");
-	kept.reserved = text_number("/proc/meminfo", "HugePages_Rsvd:");
-	kept.charged = text_number(cgroup_file(groups, CGROUP_INNER "/memory.current"), "");
+	return (struct kept) {
+		.total = text_number("/proc/meminfo", "HugePages_Total:"),
+		.free = text_number("/proc/meminfo", "HugePages_Free:"),
+		.reserved = text_number("/proc/meminfo", "HugePages_Rsvd:"),
+		.charged = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.current"), ""),
+	};
 }
 
-/* Then the end of a pause, and not another CPU, decides where in GUP a page is replaced. */
+/* One is mapped, and a few may not be back yet. */
+static bool has_lost_pages(void)
+{
+	struct kept now = count_kept();
+
+	return now.free < before.free - 4 || now.charged > before.charged + 4 * (long)race.len;
+}
+
+/* On one CPU the end of a pause alone decides where in GUP a page is replaced. */
 static void stay_on_one_cpu(void)
 {
 	cpu_set_t set;
@@ -847,16 +863,17 @@ static void stay_on_one_cpu(void)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* GUP would move pages out of the movable zone and begin again: let it be full. */
+/* Fill the movable zone: GUP moves pages out of it and begins again. */
 static void fill_movable(void)
 {
-	size_t len = 4 << 20, n = 256;
-	char *mem;
+	size_t len = 4 << 20, n = 256, others = 0;
 
-	do {
-		mem = anon_aligned(len, len);
+	while (n-- && others < 16) {
+		char *mem = anon_aligned(len, len);
+
 		memset(mem, 1, len);
-	} while (find_block(mem) && --n);
+		others = find_block(mem) ? 0 : others + 1;
+	}
 }
 
 FIXTURE(replaced) {
@@ -869,7 +886,7 @@ FIXTURE_VARIANT(replaced) {
 	unsigned int enough;	/* turns */
 };
 
-FIXTURE_VARIANT_ADD(replaced, hugetlb) { .kind = MEM_HUGETLB, .enough = 40 };
+FIXTURE_VARIANT_ADD(replaced, hugetlb) { .kind = MEM_HUGETLB, .enough = 20 };
 FIXTURE_VARIANT_ADD(replaced, thp) { .kind = MEM_THP, .protects = true, .enough = 100 };
 
 FIXTURE_SETUP(replaced)
@@ -905,7 +922,7 @@ static const char *prepare_replaced(enum mem_kind kind, size_t len)
 	return start_uffd();
 }
 
-/* The server of the faults counts our turns: how often GUP waits in the middle of a page. */
+/* serve_faults() counts the turns: how often GUP waits in the middle of a page. */
 static const char *make_mixed_buffers(void)
 {
 	const char *wrong = NULL;
@@ -914,7 +931,7 @@ static const char *make_mixed_buffers(void)
 		unsigned int turns = count_turns(me);
 		int buf;
 
-		__atomic_fetch_add(&race.tries, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&race.creates, 1, __ATOMIC_RELAXED);
 		buf = make_buffer();
 		if (buf < 0 && errno != ENOMEM)
 			return strerror(errno);
@@ -924,8 +941,7 @@ static const char *make_mixed_buffers(void)
 		}
 		wrong = look_at(buf);
 		close(buf);
-		/* One is mapped, others may be on their way back. */
-		if (text_number("/proc/meminfo", "HugePages_Free:") < kept.free - 4)
+		if (has_lost_pages())
 			wrong = "huge pages are lost";
 	}
 	return wrong;
@@ -934,32 +950,30 @@ static const char *make_mixed_buffers(void)
 TEST_F_TIMEOUT(replaced, create, RACE_TIMEOUT)
 {
 	size_t huge = variant->kind == MEM_THP ? thp_size() : hugetlb_size();
-	struct cgroups groups;
 	const char *why_not = cgroups_open(&groups);
-	typeof(kept) before;
+	struct kept after = {};
 
 	if (why_not)
 		SKIP(return, "%s", why_not);
 	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
 	make_spare(huge);
-	/* Each time GUP has to wait again, a buffer may have one more. */
+	/* With each wait of GUP a buffer may have one page more. */
 	hugetlb_provide(32 * hugetlb_size());
-	count_kept(&groups);
-	before = kept;
+	before = count_kept();
 	why_not = prepare_replaced(variant->kind, huge);
 	if (!why_not) {
 		EXPECT_RACE(make_mixed_buffers);
 		pthread_mutex_lock(&serving);
 		munmap(race.mem, huge);
-		count_kept(&groups);
+		after = count_kept();
 	}
 	cgroups_close(&groups);
 	if (why_not)
 		SKIP(return, "%s", why_not);
-	EXPECT_EQ(before.total, kept.total);
-	EXPECT_EQ(before.free, kept.free);
-	EXPECT_EQ(before.reserved, kept.reserved);
-	EXPECT_GT(before.charged + (long)thp_size(), kept.charged);
+	EXPECT_EQ(before.total, after.total);
+	EXPECT_EQ(before.free, after.free);
+	EXPECT_EQ(before.reserved, after.reserved);
+	EXPECT_GT(before.charged + (long)huge, after.charged);
 }
 
 /* Buffers whose fds come and go */
