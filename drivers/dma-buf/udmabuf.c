@@ -371,9 +371,8 @@ static int udmabuf_get_seals(struct inode *inode)
 
 /*
  * True if mmap must read the seals of @inode later. Seals are never removed, and
- * F_SEAL_SEAL, which all shmem and hugetlb files but memfds have, stops new ones.
- * So only inodes of memfds are kept. Their mounts are internal to the kernel: no
- * umount finds them busy.
+ * F_SEAL_SEAL, which all shmem and hugetlb files but memfds have, stops new ones. So
+ * only memfds are kept: their mounts are the kernel's own, no umount finds them busy.
  */
 static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *inode)
 {
@@ -386,18 +385,20 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 }
 
 /*
- * Takes over the caller's reference. Each inode is kept once: lists that name it again
- * and again could overflow its counter. The index is small for neighbours.
+ * Takes over the caller's reference. Each inode is kept once, or long lists could
+ * overflow its counter. Files of shmem and hugetlbfs may have the same number.
  */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
+	unsigned long i = inode->i_ino;
 	int ret = 0;
 
 	if (!ubuf->first_inode)
 		ubuf->first_inode = inode;
 	else
-		ret = xa_insert(&ubuf->inodes, (unsigned long)inode ^
-				(unsigned long)ubuf->first_inode, inode, UDMABUF_GFP);
+		do
+			ret = xa_insert(&ubuf->inodes, i, inode, UDMABUF_GFP);
+		while (ret == -EBUSY && xa_load(&ubuf->inodes, i++) != inode);
 	if (ret)
 		iput(inode);
 	if (ret && ret != -EBUSY)
@@ -423,9 +424,11 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
 	struct inode *inode = ubuf->first_inode;
-	unsigned long i = 0;
+	unsigned long i;
 
-	for (; inode; inode = xa_find_after(&ubuf->inodes, &i, ULONG_MAX, XA_PRESENT))
+	if (inode && udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
+		return true;
+	xa_for_each(&ubuf->inodes, i, inode)
 		if (udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
 			return true;
 	return false;
@@ -812,7 +815,6 @@ static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
 			       pgoff_t last)
 {
 	XA_STATE(xas, &mapping->i_pages, first);
-	unsigned long left = UDMABUF_PIN_FOLIOS;
 	bool poisoned = false;
 	struct folio *folio;
 
@@ -821,13 +823,11 @@ static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
 
 	rcu_read_lock();
 	xas_for_each(&xas, folio, last) {
-		if (xas_retry(&xas, folio) || xa_is_value(folio))
-			continue;
-		if (!folio_try_get(folio))
+		if (xas_retry(&xas, folio) || xa_is_value(folio) || !folio_try_get(folio))
 			continue;
 		poisoned = udmabuf_folio_poisoned(folio);
 		folio_put(folio);
-		if (poisoned || !--left)
+		if (poisoned)
 			break;
 	}
 	rcu_read_unlock();
@@ -1802,7 +1802,7 @@ static void udmabuf_free_vmap_pages(struct udmabuf *ubuf)
 /*
  * The core counts its callers and asks for one mapping at a time. The array of
  * pages stays as long as the mapping, because the array is charged to the memory
- * cgroup, and the page tables of the same size are not.
+ * cgroup, and the page tables of about the same size are not.
  */
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
@@ -1810,7 +1810,7 @@ static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	void *vaddr;
 	size_t i;
 
-	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages,
+	ubuf->vmap_pages = kvmalloc_objs(*ubuf->vmap_pages, ubuf->npages + ubuf->npages / 16,
 					 GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 	for (i = 0; i < ubuf->nextents; i++)
 		udmabuf_store_extent(ubuf, i);
