@@ -424,14 +424,14 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
 	struct inode *inode = ubuf->first_inode;
-	unsigned long i;
+	XA_STATE(xas, &ubuf->inodes, 0);
+	int seals = inode ? udmabuf_get_seals(inode) : 0;
 
-	if (inode && udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
-		return true;
-	xa_for_each(&ubuf->inodes, i, inode)
-		if (udmabuf_get_seals(inode) & UDMABUF_WRITE_SEALS)
-			return true;
-	return false;
+	rcu_read_lock();
+	xas_for_each(&xas, inode, ULONG_MAX)
+		seals |= udmabuf_get_seals(inode);
+	rcu_read_unlock();
+	return seals & UDMABUF_WRITE_SEALS;
 }
 
 /* Pinning */
