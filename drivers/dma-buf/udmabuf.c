@@ -1136,7 +1136,9 @@ static int udmabuf_pin_items(struct udmabuf *ubuf,
 	}
 	udmabuf_unlock_inode(batch);
 	fput(memfd);
-	return ret ?: udmabuf_flush_folios(ubuf, batch, batch->end, 0, 0);
+	if (!ret && batch->end)
+		ret = udmabuf_flush_folios(ubuf, batch, batch->end, 0, 0);
+	return ret;
 }
 
 /* What a buffer is made of: one of the two lists, which has been checked. */
@@ -1768,20 +1770,22 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
-	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff, n, k;
-	struct page *const *entry = extent->listed ? extent->list : &extent->page;
-	struct page **pages = ubuf->vmap_pages + extent->pgoff, *page;
+	struct page **pages = ubuf->vmap_pages + extent->pgoff, *page, **entry;
+	struct page **end = ubuf->vmap_pages + udmabuf_extent_end(ubuf, i);
+	unsigned long k;
 
-	n = extent->listed ? 1UL << extent->order : npages;
-	if (n == 1) {
-		memcpy(pages, entry, npages * sizeof(*pages));
+	if (!extent->listed) {
+		for (page = extent->page; pages < end; )
+			*pages++ = page++;
 		return;
 	}
-	do {
-		for (page = *entry++, k = n; k; k--)
+	if (!extent->order) {
+		memcpy(pages, extent->list, (end - pages) * sizeof(*pages));
+		return;
+	}
+	for (entry = extent->list; pages < end; )
+		for (page = *entry++, k = 1UL << extent->order; k; k--)
 			*pages++ = page++;
-		npages -= n;
-	} while (npages);
 }
 
 static void udmabuf_set_vaddr(struct udmabuf *ubuf, void *vaddr)
@@ -1937,9 +1941,7 @@ static u64 udmabuf_max_npages(void)
 
 static int udmabuf_check_head(const struct udmabuf_create_iovec *head)
 {
-	if (head->flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY))
-		return -EINVAL;
-	if (!head->niov)
+	if (head->flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY) || !head->niov)
 		return -EINVAL;
 	if (head->niov > READ_ONCE(list_limit))
 		return -E2BIG;
@@ -1950,11 +1952,8 @@ static int udmabuf_check_iov(const struct udmabuf_iovec *iov)
 {
 	u64 end;
 
-	if (!IS_ALIGNED(iov->base | iov->len, PAGE_SIZE))
-		return -EINVAL;
-	if (!iov->len)
-		return -EINVAL;
-	if (check_add_overflow(iov->base, iov->len, &end))
+	if (!iov->len || !IS_ALIGNED(iov->base | iov->len, PAGE_SIZE) ||
+	    check_add_overflow(iov->base, iov->len, &end))
 		return -EINVAL;
 	return 0;
 }
