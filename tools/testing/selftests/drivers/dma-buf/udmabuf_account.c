@@ -442,6 +442,21 @@ static long vmap_tables_kib(void)
 	return sum / 1024;
 }
 
+/* KiB of the free pages that each CPU has for itself, which MemFree leaves out. */
+static long cpus_pages_kib(void)
+{
+	FILE *info = fopen("/proc/zoneinfo", "r");
+	long npages, sum = 0;
+	char line[256];
+
+	while (info && fgets(line, sizeof(line), info))
+		if (sscanf(line, " count: %ld", &npages) == 1)
+			sum += npages;
+	if (info)
+		fclose(info);
+	return sum * (page_size() / 1024);
+}
+
 /* Has free memory that caches keep returned to the system. */
 static void shrink_caches(void)
 {
@@ -486,7 +501,7 @@ static struct kept_memory read_memory(const struct cgroups *groups)
 	shrink_caches();
 	sleep_ms(200);
 	memory.used = text_number("/proc/meminfo", "MemTotal:") -
-		      text_number("/proc/meminfo", "MemFree:");
+		      text_number("/proc/meminfo", "MemFree:") - cpus_pages_kib();
 	memory.objects = objects_kib();
 	file = cgroup_file(groups, CGROUP_INNER "/memory.stat");
 	memory.charged_objects = (text_number(file, "kernel ") -

@@ -446,4 +446,109 @@ TEST_F_TIMEOUT(folios, beside_small_pages, 120)
 	EXPECT_BUFFER_IS(buf, iovs, ARRAY_SIZE(iovs));
 }
 
+/*
+ * Pages at either end of a section of physical memory. Without a virtual memmap their
+ * struct pages may lie apart though the pages adjoin, or, where memory has a hole, side
+ * by side though the pages do not.
+ */
+
+#define SECTION_MIN	(64UL << 20)	/* 32-bit x86 without PAE; all others are multiples */
+#define MAX_ENDS	128
+
+FIXTURE(sections) {
+	struct session session;
+	size_t page;
+	char *mem;
+	size_t len;
+	struct place ends[MAX_ENDS];	/* in physical memory's order */
+	size_t nends;
+	struct udmabuf_iovec iovs[MAX_ENDS];
+};
+
+/* The first and last pages of sections that there are in the memory. */
+static void find_ends(struct _test_data_sections *self)
+{
+	size_t chunk = 2048, per_section = SECTION_MIN / self->page, pgoff, i;
+	int pagemap = pagemap_open();
+	__u64 frames[2048];
+
+	for (pgoff = 0; pgoff < self->len / self->page; pgoff += chunk) {
+		page_frames(pagemap, self->mem + pgoff * self->page, chunk, frames);
+		for (i = 0; i < chunk && self->nends < MAX_ENDS; i++)
+			if (frames[i] && (frames[i] + 1) % per_section <= 1)
+				self->ends[self->nends++] = (struct place) { frames[i], pgoff + i };
+	}
+	close(pagemap);
+	qsort(self->ends, self->nends, sizeof(*self->ends), by_place);
+}
+
+FIXTURE_SETUP(sections)
+{
+	size_t most = kernel_is_32bit() ? 1536UL << 20 : 2048UL << 20, i;
+
+	SESSION_OPEN(&self->session);
+	SKIP_WITHOUT_IMPORTER();
+	self->page = page_size();
+	self->len = text_number("/proc/meminfo", "MemAvailable:") / 2 * 1024UL;
+	self->len = (self->len < most ? self->len : most) / SECTION_MIN * SECTION_MIN;
+	self->mem = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)self->mem);
+	madvise(self->mem, self->len, MADV_HUGEPAGE);
+	for (i = 0; i < self->len; i += self->page)
+		self->mem[i] = 1;
+	find_ends(self);
+	if (!self->nends)
+		SKIP(return, "pagemap does not show page frames");
+	for (i = 0; i < self->nends; i++) {
+		self->iovs[i].base = to_u64(self->mem + self->ends[i].pgoff * self->page);
+		self->iovs[i].len = self->page;
+		memset((void *)(uintptr_t)self->iovs[i].base, i + 1, self->page);
+	}
+}
+
+FIXTURE_TEARDOWN(sections)
+{
+	munmap(self->mem, self->len);
+	SESSION_CLOSE(&self->session);
+}
+
+TEST_F_TIMEOUT(sections, one_end, 120)
+{
+	size_t i;
+
+	for (i = 0; i < self->nends; i++) {
+		int buf = test_create(self->session.dev, 0, &self->iovs[i], 1);
+
+		EXPECT_BUFFER_IS(buf, &self->iovs[i], 1)
+			TH_LOG("frame %#llx", (unsigned long long)self->ends[i].frame);
+		close(buf);
+	}
+}
+
+/* Also over a hole, and in both orders. */
+TEST_F_TIMEOUT(sections, two_ends, 120)
+{
+	size_t i, j;
+
+	for (i = 0; i + 1 < self->nends; i++)
+		for (j = 0; j < 2; j++) {
+			struct udmabuf_iovec pair[] = { self->iovs[i + j], self->iovs[i + 1 - j] };
+			int buf = test_create(self->session.dev, 0, pair, 2);
+
+			EXPECT_BUFFER_IS(buf, pair, 2)
+				TH_LOG("frames %#llx and %#llx",
+				       (unsigned long long)self->ends[i + j].frame,
+				       (unsigned long long)self->ends[i + 1 - j].frame);
+			close(buf);
+		}
+}
+
+TEST_F_TIMEOUT(sections, all_ends, 120)
+{
+	int buf = test_create(self->session.dev, 0, self->iovs, self->nends);
+
+	EXPECT_BUFFER_IS(buf, self->iovs, self->nends);
+}
+
 TEST_HARNESS_MAIN
