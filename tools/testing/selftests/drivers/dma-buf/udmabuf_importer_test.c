@@ -769,7 +769,7 @@ static int folios_apart(int dev, char *mem, size_t folio)
 	__u64 *frames;
 
 	/* What is held makes the next ones lie elsewhere. */
-	for (attempts = 0; attempts < 8; attempts++) {
+	for (attempts = 0; attempts < LAYOUT_ATTEMPTS; attempts++) {
 		fd = scattered_folios(dev, mem, folio);
 		frames = entries_frames(&iov, 1);
 		if (frames && count_runs(frames, NFOLIOS * FOLIO_PAGES, UINT_MAX) == NFOLIOS)

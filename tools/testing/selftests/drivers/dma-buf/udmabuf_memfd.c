@@ -51,6 +51,7 @@ static size_t memfd_len(enum memfd_kind kind)
 FIXTURE_SETUP(memfd)
 {
 	bool hugetlb = variant->kind == MEMFD_HUGETLB;
+	int attempts = 0;
 
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
@@ -75,6 +76,12 @@ FIXTURE_SETUP(memfd)
 	ASSERT_NE(MAP_FAILED, (void *)self->mem);
 	fill(self->mem, self->len, 1);
 	if (variant->kind == MEMFD_THP) {
+		while (!physically_contiguous(self->mem, thp_size()) &&
+		       attempts++ < LAYOUT_ATTEMPTS) {
+			compact_memory();
+			madvise(self->mem, self->len, MADV_REMOVE);
+			fill(self->mem, self->len, 1);
+		}
 		write_text(SHMEM_THP, "never");
 		if (!physically_contiguous(self->mem, thp_size()))
 			SKIP(return, "the kernel had no transparent huge page to give");

@@ -863,6 +863,28 @@ static inline bool physically_contiguous(const char *addr, size_t len)
 	return first;
 }
 
+/*
+ * Memory lies as the kernel happens to give it. A test that needs it to lie in a certain
+ * way asks so often, and keeps what it had or has memory compacted in between.
+ */
+#define LAYOUT_ATTEMPTS	16
+
+static inline void compact_memory(void)
+{
+	write_text("/proc/sys/vm/compact_memory", "1");
+}
+
+/* Is each piece of @unit bytes physically contiguous? */
+static inline bool consists_of(const char *addr, size_t len, size_t unit)
+{
+	size_t off;
+
+	for (off = 0; off + unit <= len; off += unit)
+		if (!physically_contiguous(addr + off, unit))
+			return false;
+	return true;
+}
+
 /* Have the huge page at @addr become small ones, which stay where they are. */
 static inline int split_huge_page(const void *addr)
 {
@@ -900,25 +922,32 @@ static inline char *anon_mthp(size_t len, const char **why_not)
 {
 	const char *knob = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
 	size_t align = thp_size() ?: 1 << 21;
-	char *addr;
+	char *addr = MAP_FAILED;
+	int attempts;
 
 	if (write_text(knob, "madvise")) {
 		*why_not = "no 64 KiB folios for anonymous memory in this kernel";
 		return MAP_FAILED;
 	}
-	/* Short of a whole huge page, so that it gets none. */
-	addr = anon_aligned(len, align);
-	madvise(addr, len, MADV_HUGEPAGE);
-	memset(addr, 0, len);
+	*why_not = "the kernel had no 64 KiB folio to give";
+	for (attempts = 0; *why_not && attempts < LAYOUT_ATTEMPTS; attempts++) {
+		if (attempts)
+			compact_memory();
+		/* Short of a whole huge page, so that it gets none. */
+		addr = anon_aligned(len, align);
+		madvise(addr, len, MADV_HUGEPAGE);
+		memset(addr, 0, len);
+		if (physically_contiguous(addr, 64 << 10))
+			*why_not = NULL;
+	}
 	write_text(knob, "inherit");
-	if (!physically_contiguous(addr, 64 << 10))
-		*why_not = "the kernel had no 64 KiB folio to give";
 	return addr;
 }
 
 static inline char *anon_thp(size_t len, const char **why_not)
 {
 	size_t huge = thp_size();
+	int attempts;
 	char *addr;
 
 	if (!huge || len % huge) {
@@ -928,10 +957,14 @@ static inline char *anon_thp(size_t len, const char **why_not)
 	addr = anon_aligned(len, huge);
 	madvise(addr, len, MADV_HUGEPAGE);
 	memset(addr, 0, len);
-	if (!physically_contiguous(addr, huge))
+	for (attempts = 0; attempts < LAYOUT_ATTEMPTS; attempts++) {
+		if (consists_of(addr, len, huge))
+			return addr;
+		if (attempts)
+			compact_memory();
 		madvise(addr, len, MADV_COLLAPSE);
-	if (!physically_contiguous(addr, huge))
-		*why_not = "the kernel had no transparent huge page to give";
+	}
+	*why_not = "the kernel had no transparent huge page to give";
 	return addr;
 }
 
