@@ -192,7 +192,8 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	addr = vm_mmap(memfd, 0, len, PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_NORESERVE, from);
 	if (IS_ERR_VALUE(addr))
-		return (long)addr == -EPERM ? -EINVAL : addr;	/* just sealed */
+		return (long)addr == -EPERM ? -EINVAL :	/* just sealed */
+		       (long)addr == -EAGAIN ? -ENOMEM : addr;	/* too much is to be locked */
 	n = pin_user_pages_fast(addr + (start - from),
 				min_t(loff_t, max_folios, (end + 1 - start) >> PAGE_SHIFT),
 				FOLL_WRITE | FOLL_LONGTERM, pages);
@@ -213,7 +214,7 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 		else
 			folios[nfolios++] = folio;
 	}
-	return n < 0 ? n : nfolios;
+	return n == -EAGAIN ? -ENOMEM : n < 0 ? n : nfolios;
 }
 
 static inline struct folio *shmem_read_folio(struct address_space *mapping, pgoff_t index)

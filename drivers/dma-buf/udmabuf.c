@@ -65,6 +65,7 @@
 #include <linux/shmem_fs.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/task_work.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 #include <linux/xarray.h>
@@ -153,10 +154,11 @@ struct udmabuf {
 	bool writable;
 	bool folio_pins;
 
-	/* Each memfd's inode, whose seals each mmap reads: the first, then the others */
-	struct inode *first_inode;
+	/* Each memfd's inode, whose seals each mmap reads: the first, then ninodes others */
+	struct inode *first_inode, *last_inode;
 	struct xarray inodes;
-	struct inode *last_inode;
+	struct inode **inode_list;
+	size_t ninodes;
 
 	/* What was charged; user is NULL if CAP_IPC_LOCK exempted the creator. */
 	unsigned long charged;
@@ -386,24 +388,43 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 
 /*
  * Takes over the caller's reference. Each inode is kept once, or long lists could
- * overflow its counter. Files of shmem and hugetlbfs may have the same number.
+ * overflow its counter. No other begins within the size of an inode.
  */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	unsigned long i = inode->i_ino;
-	int ret = 0;
+	int ret;
 
-	if (!ubuf->first_inode)
+	if (!ubuf->first_inode) {
 		ubuf->first_inode = inode;
-	else
-		do
-			ret = xa_insert(&ubuf->inodes, i, inode, UDMABUF_GFP);
-		while (ret == -EBUSY && xa_load(&ubuf->inodes, i++) != inode);
+		return 0;
+	}
+	ret = xa_insert(&ubuf->inodes, (unsigned long)inode / sizeof(*inode), inode,
+			UDMABUF_GFP);
 	if (ret)
 		iput(inode);
 	if (ret && ret != -EBUSY)
 		return ret;
+	ubuf->ninodes += !ret;
 	ubuf->last_inode = inode;
+	return 0;
+}
+
+/* The xarray is as sparse as the inodes lie in memory, and mmap has no time for that. */
+static int udmabuf_list_inodes(struct udmabuf *ubuf)
+{
+	struct inode *inode;
+	unsigned long i;
+	size_t n = 0;
+
+	if (!ubuf->ninodes)
+		return 0;
+	ubuf->inode_list = kvmalloc_objs(inode, ubuf->ninodes, UDMABUF_GFP);
+	if (!ubuf->inode_list)
+		return -ENOMEM;
+	xa_for_each(&ubuf->inodes, i, inode) {
+		ubuf->inode_list[n++] = inode;
+		cond_resched();
+	}
 	return 0;
 }
 
@@ -418,19 +439,17 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 		cond_resched();
 	}
 	xa_destroy(&ubuf->inodes);
+	kvfree(ubuf->inode_list);
 }
 
 /* Has any file of the buffer been sealed against new writers? */
-static bool udmabuf_is_sealed(struct udmabuf *ubuf)
+static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
 {
-	struct inode *inode = ubuf->first_inode;
-	XA_STATE(xas, &ubuf->inodes, 0);
-	int seals = inode ? udmabuf_get_seals(inode) : 0;
+	int seals = ubuf->first_inode ? udmabuf_get_seals(ubuf->first_inode) : 0;
+	size_t i;
 
-	rcu_read_lock();
-	xas_for_each(&xas, inode, ULONG_MAX)
-		seals |= udmabuf_get_seals(inode);
-	rcu_read_unlock();
+	for (i = 0; i < ubuf->ninodes; i++)
+		seals |= udmabuf_get_seals(ubuf->inode_list[i]);
 	return seals & UDMABUF_WRITE_SEALS;
 }
 
@@ -558,16 +577,11 @@ static bool udmabuf_is_file_range(unsigned long addr, bool writable)
 
 static int udmabuf_pin_error(unsigned long addr, int err, bool writable)
 {
-	switch (err) {
-	case -EINTR:
-	case -ENOMEM:
-	case -EOPNOTSUPP:
+	if (err == -EINTR || err == -ENOMEM || err == -EOPNOTSUPP)
 		return err;
-	case -EAGAIN:
-	case -EBUSY:
-		/* The page could not be moved to where it may stay. */
+	/* The page could not be moved to where it may stay. */
+	if (err == -EAGAIN || err == -EBUSY)
 		return -ENOMEM;
-	}
 	return udmabuf_is_file_range(addr, writable) ? -EOPNOTSUPP : -EFAULT;
 }
 
@@ -791,9 +805,7 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 
 	if (seals < 0)
 		return seals;
-	if (!(seals & F_SEAL_SHRINK))
-		return -EINVAL;
-	if (seals & UDMABUF_WRITE_SEALS)
+	if (!(seals & F_SEAL_SHRINK) || seals & UDMABUF_WRITE_SEALS)
 		return -EINVAL;
 	if (!size || check_add_overflow(start, size, &end) ||
 	    end > i_size_read(file_inode(memfd)))
@@ -834,16 +846,6 @@ static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
 	return poisoned ? -EFAULT : 0;
 }
 
-static int udmabuf_lock_inode(struct udmabuf_batch *batch, struct inode *inode)
-{
-	if (batch->inode == inode)
-		return 0;
-	if (inode_lock_shared_killable(inode))
-		return -EINTR;
-	batch->inode = inode;
-	return 0;
-}
-
 static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 {
 	if (batch->inode)
@@ -867,8 +869,9 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * vfs_fallocate() stops at any signal. A timer could stop each attempt, so all but
- * SIGKILL wait. Task work stops it as well: then the system call starts again.
+ * vfs_fallocate() stops at any signal and at task work, both of which a timer can send
+ * without end. So all signals but SIGKILL wait, and task work stops it once a call, after
+ * the first page. A stop comes first; then the system call starts again.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
@@ -878,12 +881,15 @@ static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 
 	siginitsetinv(&blocked, sigmask(SIGKILL));
 	sigprocmask(SIG_BLOCK, &blocked, &old);
+	clear_notify_signal();
 	ret = vfs_fallocate(memfd, FALLOC_FL_KEEP_SIZE, start, end - start);
+	if (task_work_pending(current))
+		set_thread_flag(TIF_NOTIFY_SIGNAL);
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	memalloc_pin_restore(flags);
-	if (ret == -EINTR && !fatal_signal_pending(current))
-		return -ERESTARTNOINTR;
-	return ret;
+	if (ret != -EINTR || fatal_signal_pending(current))
+		return ret;
+	return task_sigpending(current) ? restart_syscall() : 0;
 }
 
 /*
@@ -899,9 +905,10 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 	int ret;
 
 	for (;;) {
-		ret = udmabuf_lock_inode(batch, file_inode(memfd));
-		if (!ret)
-			ret = udmabuf_check_memfd(memfd, start, end - start);
+		if (!batch->inode && inode_lock_shared_killable(file_inode(memfd)))
+			return -EINTR;
+		batch->inode = file_inode(memfd);
+		ret = udmabuf_check_memfd(memfd, start, end - start);
 		if (ret || !is_file_hugepages(memfd) ||
 		    !udmabuf_has_holes(memfd, start, stop))
 			return ret;
@@ -1174,9 +1181,10 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 		atomic_dec(&udmabuf_pinners);
 
 	kfree(batch.pages);
-	if (!ret)
-		udmabuf_trim_extents(ubuf);
-	return ret;
+	if (ret)
+		return ret;
+	udmabuf_trim_extents(ubuf);
+	return udmabuf_list_inodes(ubuf);
 }
 
 /* Unpinning */
@@ -1502,9 +1510,10 @@ static void udmabuf_release(struct dma_buf *dmabuf)
 }
 
 /*
- * Every importer is synced in the direction it mapped with, whatever the caller
- * is about to do: a bounce buffer synced in another direction would overwrite
- * the pages with stale bytes.
+ * Every importer is synced in the direction it mapped with, whatever the caller is about
+ * to do: a bounce buffer synced in another direction would overwrite the pages with
+ * stale bytes. But an access that only read gives the device nothing, which may have
+ * written meanwhile.
  */
 static void udmabuf_sync_for_cpu(struct udmabuf *ubuf, size_t size)
 {
@@ -1520,7 +1529,7 @@ static void udmabuf_sync_for_cpu(struct udmabuf *ubuf, size_t size)
 		invalidate_kernel_vmap_range(ubuf->vaddr, size);
 }
 
-static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size)
+static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size, bool stored)
 {
 	struct udmabuf_map *map;
 
@@ -1528,7 +1537,9 @@ static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size)
 	if (ubuf->vaddr)
 		flush_kernel_vmap_range(ubuf->vaddr, size);
 	list_for_each_entry(map, &ubuf->maps, node) {
-		dma_sync_sgtable_for_device(map->dev, &map->sgt, map->dir);
+		dma_sync_sgtable_for_device(map->dev, &map->sgt,
+					    stored || map->dir == DMA_TO_DEVICE ?
+					    map->dir : DMA_FROM_DEVICE);
 		cond_resched();
 	}
 }
@@ -1570,7 +1581,7 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
 	mutex_lock(&ubuf->dma_lock);
 	ret = udmabuf_check_maps(ubuf, false);
 	if (!ret)
-		udmabuf_sync_for_device(ubuf, dmabuf->size);
+		udmabuf_sync_for_device(ubuf, dmabuf->size, dir != DMA_FROM_DEVICE);
 	mutex_unlock(&ubuf->dma_lock);
 	return ret;
 }
@@ -1943,34 +1954,23 @@ static int udmabuf_check_head(const struct udmabuf_create_iovec *head)
 {
 	if (head->flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY) || !head->niov)
 		return -EINVAL;
-	if (head->niov > READ_ONCE(list_limit))
-		return -E2BIG;
-	return 0;
-}
-
-static int udmabuf_check_iov(const struct udmabuf_iovec *iov)
-{
-	u64 end;
-
-	if (!iov->len || !IS_ALIGNED(iov->base | iov->len, PAGE_SIZE) ||
-	    check_add_overflow(iov->base, iov->len, &end))
-		return -EINVAL;
-	return 0;
+	return head->niov > READ_ONCE(list_limit) ? -E2BIG : 0;
 }
 
 static int udmabuf_check_iovs(struct udmabuf_source *source)
 {
 	u64 limit = udmabuf_max_npages();
-	u64 sum = 0;
-	int ret;
+	u64 sum = 0, end;
 	u32 i;
 
 	for (i = 0; i < source->count; i++) {
-		ret = udmabuf_check_iov(&source->iovs[i]);
-		if (ret)
-			return ret;
+		const struct udmabuf_iovec *iov = &source->iovs[i];
+
+		if (!iov->len || !IS_ALIGNED(iov->base | iov->len, PAGE_SIZE) ||
+		    check_add_overflow(iov->base, iov->len, &end))
+			return -EINVAL;
 		/* Once over the limit it may as well stay just over it. */
-		sum = min(sum + (source->iovs[i].len >> PAGE_SHIFT), limit + 1);
+		sum = min(sum + (iov->len >> PAGE_SHIFT), limit + 1);
 	}
 	if (sum > limit)
 		return -E2BIG;

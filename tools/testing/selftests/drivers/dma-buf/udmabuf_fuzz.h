@@ -878,7 +878,9 @@ static void call_vmap(const unsigned char *arg)
 		importer->vmapped = false;
 	} else if (!importer->vmapped) {
 		if (_vmap(importer->fd)) {
-			if (!importer->buffer->rdonly && errno != EOPNOTSUPP)
+			/* A 32-bit kernel has few addresses. */
+			if (!importer->buffer->rdonly && errno != EOPNOTSUPP &&
+			    !(errno == EINVAL && kernel_is_32bit()))
 				WRONG("vmap: %s", strerror(errno));
 			return;
 		}

@@ -459,6 +459,24 @@ TEST_F(device, writing_device_wins_over_one_that_may_write)
 	}
 }
 
+/* Nor must the end of an access that only read overwrite what the device wrote meanwhile. */
+TEST_F(device, writes_while_the_cpu_reads)
+{
+	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
+
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	fill(self->seen, self->len, 2);
+	test_device_write(self->imp, map.handle, 0, self->seen, self->len);
+	test_sync_cpu(self->buf, SYNC_END(READ));
+	fill(self->seen, self->len, 0);
+	test_device_read(self->imp, map.handle, 0, self->seen, self->len);
+	EXPECT_FILLED(self->seen, self->len, 2);
+	test_sync_cpu(self->buf, SYNC_START(READ));
+	EXPECT_SOURCE_FILLED(2);
+	test_sync_cpu(self->buf, SYNC_END(READ));
+	test_unmap(self->imp, map.handle);
+}
+
 /* One device writes, the CPU is in between, the other device reads. */
 TEST_F(device, from_one_device_to_another)
 {

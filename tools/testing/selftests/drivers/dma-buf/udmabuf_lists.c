@@ -452,7 +452,6 @@ TEST_F_TIMEOUT(folios, beside_small_pages, 120)
  * by side though the pages do not.
  */
 
-#define SECTION_MIN	(64UL << 20)	/* 32-bit x86 without PAE; all others are multiples */
 #define MAX_ENDS	128
 
 FIXTURE(sections) {

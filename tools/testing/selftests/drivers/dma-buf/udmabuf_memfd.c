@@ -373,6 +373,7 @@ FIXTURE(holes) {
 	struct pool before;
 	int dev;
 	int fd;
+	size_t page;
 	size_t huge;
 	size_t len;
 	volatile bool done;
@@ -385,6 +386,7 @@ FIXTURE_SETUP(holes)
 	if (kernel_before(6, 11))
 		SKIP(return, "holes are filled by page faults before Linux 6.11");
 	self->dev = self->session.dev;
+	self->page = page_size();
 	self->huge = hugetlb_size();
 	self->len = HOLES * self->huge;
 	hugetlb_provide(2 * self->len);
@@ -501,6 +503,101 @@ TEST_F(holes, signals_during_create)
 	}
 }
 
+#define STOPS		400
+
+static void *wait_for_signals(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+static void create_until_killed(const struct _test_data_holes *self, int *failed)
+{
+	pthread_t other;
+	int buf;
+
+	/* A stop takes all threads, and the end of it is not seen by each at once. */
+	pthread_create(&other, NULL, wait_for_signals, NULL);
+	while (!*failed) {
+		buf = _create_memfd(self->dev, 0, self->fd, 0, self->len);
+		*failed = buf < 0 ? errno : 0;
+		close(buf);
+		punch(self);
+	}
+	pause();
+}
+
+/* A process that is stopped and goes on gets no errno from inside the kernel. */
+TEST_F(holes, stops_during_create)
+{
+	int *failed = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			   -1, 0), i;
+	pid_t pid = fork();
+
+	if (!pid)
+		create_until_killed(self, failed);
+	for (i = 0; i < STOPS && !*failed; i++) {
+		kill(pid, SIGSTOP);
+		usleep(150 + i % 7 * 100);
+		kill(pid, SIGCONT);
+		usleep(2000 + i % 13 * 300);
+	}
+	kill(pid, SIGKILL);
+	reap(pid);
+	EXPECT_EQ(0, *failed);
+}
+
+#define LONG_LIST	30000
+#define TIMER_NS	2000000
+
+/*
+ * A timer of io_uring that goes off again and again: task work, at which everything that
+ * looks for signals stops. As __u32: of linux/io_uring.h, see udmabuf_isolation.c.
+ */
+static bool start_task_work(void)
+{
+	static struct { long long s, ns; } interval = { 0, TIMER_NS };
+	static __u32 params[30] = { [1] = 65536, [2] = 1 << 3 };	/* so many completions */
+	int ring = syscall(__NR_io_uring_setup, 8, params);
+	const struct { unsigned char op; int fd; __u64 off, addr; __u32 len, flags; } timeout = {
+		11, -1, 0, to_u64(&interval), 1, 1 << 6 };	/* multishot */
+	char *queue, *entries;
+
+	if (ring < 0)
+		return false;
+	queue = mmap(NULL, params[16] + 64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
+	entries = mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0x10000000);
+	if (queue == MAP_FAILED || entries == MAP_FAILED)
+		return false;
+	memcpy(entries, &timeout, sizeof(timeout));
+	*(__u32 *)(queue + params[16]) = 0;
+	__atomic_store_n((__u32 *)(queue + params[11]), 1, __ATOMIC_RELEASE);
+	return syscall(__NR_io_uring_enter, ring, 1, 0, 0, NULL, 0) == 1;
+}
+
+/* Task work that comes before a create has got to the hole does not keep it from there. */
+TEST_F(holes, task_work_during_create)
+{
+	static struct udmabuf_create_item items[LONG_LIST + 1];
+	int memfd = sealed_memfd(2 * self->page, 0, F_SEAL_SHRINK), i;
+	pid_t pid;
+
+	for (i = 0; i < LONG_LIST; i++)
+		items[i] = (struct udmabuf_create_item) { memfd, 0, i % 2 * self->page, self->page };
+	items[i] = (struct udmabuf_create_item) { self->fd, 0, 0, self->huge };
+	pid = fork();
+	if (!pid) {
+		if (!start_task_work())
+			_exit(KSFT_SKIP);
+		_exit(_create_list(self->dev, 0, items, LONG_LIST + 1) < 0 ? KSFT_FAIL : 0);
+	}
+	i = reap(pid);
+	if (i == KSFT_SKIP)
+		SKIP(return, "no io_uring");
+	EXPECT_EQ(0, i);
+}
+
 /* What QEMU and others look at, and the errnos by which they choose a fallback */
 
 FIXTURE(memfd_abi) {
@@ -559,6 +656,24 @@ TEST_F(memfd_abi, stray_bits_are_ignored)
 	}
 	EXPECT_EQ(O_RDWR, O_ACCMODE & fcntl(test_create_memfd(self->dev, ~0U, self->fd, 0,
 							      self->len), F_GETFL));
+}
+
+/* Kernels that must map a memfd to pin it cannot, and say so. */
+TEST_F(memfd_abi, all_memory_is_to_be_locked)
+{
+	size_t len = 16 << 20;
+	int memfd = sealed_memfd(len, 0, F_SEAL_SHRINK), status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		CHILD_CHECK(!set_memlock(8 << 20));
+		CHILD_CHECK(!setresgid(NOBODY_UID, NOBODY_UID, NOBODY_UID));
+		CHILD_CHECK(!setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID));
+		CHILD_CHECK(!mlockall(MCL_FUTURE));
+		_exit(_create_memfd(self->dev, 0, memfd, 0, len) < 0 ? errno : 0);
+	}
+	status = reap(pid);
+	EXPECT_EQ(kernel_before(6, 11) ? ENOMEM : 0, status);
 }
 
 TEST_F(memfd_abi, close_on_exec_only_if_asked_for)
