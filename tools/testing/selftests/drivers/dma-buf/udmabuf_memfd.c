@@ -548,8 +548,8 @@ TEST_F(holes, stops_during_create)
 	EXPECT_EQ(0, *failed);
 }
 
-#define LONG_LIST	30000
-#define TIMER_NS	2000000
+#define LONG_LIST	60000
+#define TIMER_NS	3000000
 
 /*
  * A timer of io_uring that goes off again and again: task work, at which everything that
@@ -560,8 +560,6 @@ static bool start_task_work(void)
 	static struct { long long s, ns; } interval = { 0, TIMER_NS };
 	static __u32 params[30] = { [1] = 65536, [2] = 1 << 3 };	/* so many completions */
 	int ring = syscall(__NR_io_uring_setup, 8, params);
-	const struct { unsigned char op; int fd; __u64 off, addr; __u32 len, flags; } timeout = {
-		11, -1, 0, to_u64(&interval), 1, 1 << 6 };	/* multishot */
 	char *queue, *entries;
 
 	if (ring < 0)
@@ -570,7 +568,11 @@ static bool start_task_work(void)
 	entries = mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0x10000000);
 	if (queue == MAP_FAILED || entries == MAP_FAILED)
 		return false;
-	memcpy(entries, &timeout, sizeof(timeout));
+	entries[0] = 11;	/* a timeout, */
+	*(int *)(entries + 4) = -1;
+	*(__u64 *)(entries + 16) = to_u64(&interval);
+	*(__u32 *)(entries + 24) = 1;
+	*(__u32 *)(entries + 28) = 1 << 6;	/* again and again */
 	*(__u32 *)(queue + params[16]) = 0;
 	__atomic_store_n((__u32 *)(queue + params[11]), 1, __ATOMIC_RELEASE);
 	return syscall(__NR_io_uring_enter, ring, 1, 0, 0, NULL, 0) == 1;
@@ -584,7 +586,7 @@ TEST_F(holes, task_work_during_create)
 	pid_t pid;
 
 	for (i = 0; i < LONG_LIST; i++)
-		items[i] = (struct udmabuf_create_item) { memfd, 0, i % 2 * self->page, self->page };
+		items[i] = (struct udmabuf_create_item) { memfd, 0, !(i % 2) * self->page, self->page };
 	items[i] = (struct udmabuf_create_item) { self->fd, 0, 0, self->huge };
 	pid = fork();
 	if (!pid) {
