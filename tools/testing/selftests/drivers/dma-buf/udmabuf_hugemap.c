@@ -112,7 +112,7 @@ static struct mem huge_pages(int dev, enum mem_kind kind, size_t len, bool split
 		if (!page_frame(mem.addr) || consists_of(mem.addr, len, huge))
 			break;
 		mem.why_not = "the kernel had no transparent huge page to give";
-		compact_memory();
+		make_room();
 	}
 	fill(mem.addr, len, 1);
 	for (off = 0; split && off < len; off += huge)

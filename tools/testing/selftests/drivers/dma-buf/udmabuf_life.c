@@ -161,7 +161,7 @@ TEST_F(life, protection_changes_do_not_matter)
 TEST_F(life, reclaim_leaves_the_pages)
 {
 	madvise(self->mem.addr, self->mem.len, MADV_PAGEOUT);
-	write_text("/proc/sys/vm/compact_memory", "1");
+	make_room();
 	fill(self->mem.addr, self->mem.len, 2);
 	EXPECT_FILLED(self->map, self->mem.len, 2);
 }

@@ -368,7 +368,7 @@ FIXTURE_SETUP(folios)
 	ASSERT_NE(MAP_FAILED, (void *)self->mem);
 	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, variant->small,
 				    variant->small_end, self->page));
-	write_text("/proc/sys/vm/compact_memory", "1");
+	make_room();
 	ASSERT_EQ(0, write_text(SHMEM_FOLIOS, "always"));
 	ASSERT_EQ(0, populate_units(self->dev, self->fd, self->mem, 0, variant->small,
 				    FOLIO_LEN));

@@ -837,7 +837,7 @@ static void *press(void *arg)
 			mark_pages(hog + off, step);
 		}
 		madvise(hog, HOG_LEN / 2, MADV_COLLAPSE);
-		write_text("/proc/sys/vm/compact_memory", "1");
+		make_room();
 		write_text("/proc/sys/vm/drop_caches", "3");
 	}
 	munmap(hog, HOG_LEN);

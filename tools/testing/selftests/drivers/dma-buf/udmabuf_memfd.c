@@ -78,7 +78,7 @@ FIXTURE_SETUP(memfd)
 	if (variant->kind == MEMFD_THP) {
 		while (!physically_contiguous(self->mem, thp_size()) &&
 		       attempts++ < LAYOUT_ATTEMPTS) {
-			compact_memory();
+			make_room();
 			madvise(self->mem, self->len, MADV_REMOVE);
 			fill(self->mem, self->len, 1);
 		}
@@ -586,7 +586,8 @@ TEST_F(holes, task_work_during_create)
 	pid_t pid;
 
 	for (i = 0; i < LONG_LIST; i++)
-		items[i] = (struct udmabuf_create_item) { memfd, 0, !(i % 2) * self->page, self->page };
+		items[i] = (struct udmabuf_create_item) { memfd, 0, !(i % 2) * self->page,
+							  self->page };
 	items[i] = (struct udmabuf_create_item) { self->fd, 0, 0, self->huge };
 	pid = fork();
 	if (!pid) {

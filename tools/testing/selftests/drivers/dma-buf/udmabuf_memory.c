@@ -517,7 +517,7 @@ TEST_F(sources, movable_zone_is_left_by_hugetlb_too)
 
 	if (!nzones)
 		SKIP(return, "no movable zone: boot with movablecore=256M");
-	compact_memory();
+	make_room();
 	write_number(knob, pool + 8);
 	mem = anon_hugetlb(len, &why_not);
 	if (why_not)

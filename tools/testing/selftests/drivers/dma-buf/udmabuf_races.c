@@ -399,7 +399,7 @@ static const char *attack_pageout(void)
 static const char *attack_compact(void)
 {
 	while (racing()) {
-		write_text("/proc/sys/vm/compact_memory", "1");
+		make_room();
 		end_turn();
 	}
 	return NULL;

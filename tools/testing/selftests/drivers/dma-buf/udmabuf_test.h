@@ -869,7 +869,7 @@ static inline bool physically_contiguous(const char *addr, size_t len)
  */
 #define LAYOUT_ATTEMPTS	16
 
-static inline void compact_memory(void)
+static inline void make_room(void)
 {
 	write_text("/proc/sys/vm/compact_memory", "1");
 }
@@ -932,7 +932,7 @@ static inline char *anon_mthp(size_t len, const char **why_not)
 	*why_not = "the kernel had no 64 KiB folio to give";
 	for (attempts = 0; *why_not && attempts < LAYOUT_ATTEMPTS; attempts++) {
 		if (attempts)
-			compact_memory();
+			make_room();
 		/* Short of a whole huge page, so that it gets none. */
 		addr = anon_aligned(len, align);
 		madvise(addr, len, MADV_HUGEPAGE);
@@ -961,7 +961,7 @@ static inline char *anon_thp(size_t len, const char **why_not)
 		if (consists_of(addr, len, huge))
 			return addr;
 		if (attempts)
-			compact_memory();
+			make_room();
 		madvise(addr, len, MADV_COLLAPSE);
 	}
 	*why_not = "the kernel had no transparent huge page to give";
