@@ -4,6 +4,7 @@
 help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
 	@echo 'make demo-qemu             a guest'"'"'s screen in QEMU, from a memfd and from any memory: demo-qemu.png'
+	@echo 'make demo-chain            the driver in a guest and in its host, one memory on the screen: demo-chain.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
@@ -26,6 +27,9 @@ demo:
 
 demo-qemu:
 	@vm/demo-qemu $(KERNEL)
+
+demo-chain:
+	@vm/demo-chain $(KERNEL)
 
 demo-wayland:
 	@vm/demo-wayland $(KERNEL)
@@ -72,4 +76,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module deb deb-test apply patches lint qemu vm clean
+.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module deb deb-test apply patches lint qemu vm clean
