@@ -441,6 +441,38 @@ static void imported_more_than_once(void)
 	nothing_left();
 }
 
+static bool sync_buffer(const struct buffer *b, __u64 flags)
+{
+	struct dma_buf_sync sync = { .flags = DMA_BUF_SYNC_RW | flags };
+
+	return check(!ioctl(b->dmabuf, DMA_BUF_IOCTL_SYNC, &sync));
+}
+
+/* What an import leaves in the buffer would be in the way of the next, and of a sync. */
+static void imported_again_after_its_end(void)
+{
+	struct display d;
+	struct buffer b;
+	int i;
+
+	if (!make_buffer(&b, 0))
+		return;
+	for (i = 0; i < 5 && !failed; i++) {
+		if (!open_display(&d) || !import(&b, d.fd) || !add_framebuffer(&b, d.fd))
+			return;
+		set_crtc(&d, b.framebuffer);
+		counters_are(SIZE / page_size, 1, 1);
+		check(!close(d.fd));
+		counters_are(SIZE / page_size, 1, 0);
+		sync_buffer(&b, DMA_BUF_SYNC_START);
+		memset(b.memory, i, 2 * SIZE);
+		sync_buffer(&b, DMA_BUF_SYNC_END);
+	}
+	check(!close(b.dmabuf));
+	check(!munmap(b.memory, 2 * SIZE));
+	nothing_left();
+}
+
 /* Two buffers take turns on the screen; the one that is not there may go. */
 static void replaced_on_the_screen(void)
 {
@@ -509,7 +541,6 @@ static void memory_is_given_back_meanwhile(void)
 /* An update's fence is in the buffer's reservation: whoever waits for it gets on. */
 static void waits_for_the_display_end(void)
 {
-	struct dma_buf_sync sync = { .flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW };
 	struct display d;
 	struct buffer b;
 	struct pollfd fd;
@@ -519,11 +550,9 @@ static void waits_for_the_display_end(void)
 		return;
 	for (i = 0; i < 8 && !failed; i++) {
 		update(&d, b.framebuffer);
-		sync.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW;
-		check(!ioctl(b.dmabuf, DMA_BUF_IOCTL_SYNC, &sync));
+		sync_buffer(&b, DMA_BUF_SYNC_START);
 		memset(b.memory, i, 2 * SIZE);
-		sync.flags = DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW;
-		check(!ioctl(b.dmabuf, DMA_BUF_IOCTL_SYNC, &sync));
+		sync_buffer(&b, DMA_BUF_SYNC_END);
 		update(&d, b.framebuffer);
 		fd = (struct pollfd) { .fd = b.dmabuf, .events = POLLOUT };
 		check(poll(&fd, 1, 10000) == 1);
@@ -615,6 +644,7 @@ static const struct {
 	{ "every_order_with_the_display_off", every_order_with_the_display_off, 1 },
 	{ "killed_at_each_stage", killed_at_each_stage, 1 },
 	{ "imported_more_than_once", imported_more_than_once, 1 },
+	{ "imported_again_after_its_end", imported_again_after_its_end, 1 },
 	{ "replaced_on_the_screen", replaced_on_the_screen, 2 },
 	{ "memory_is_given_back_meanwhile", memory_is_given_back_meanwhile, 1 },
 	{ "waits_for_the_display_end", waits_for_the_display_end, 1 },
