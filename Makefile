@@ -3,7 +3,8 @@
 
 help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
-	@echo 'make demo-qemu             a guest'"'"'s screen in an unmodified QEMU: demo-qemu.png'
+	@echo 'make demo-qemu             a guest'"'"'s screen in QEMU, from a memfd and from any memory: demo-qemu.png'
+	@echo 'make demo-chain            the driver in a guest and in its host, one memory on the screen: demo-chain.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
 	@echo 'make check                 all tests, on the kernels 6.1, 6.12, the newest and a debug build, and the above'
@@ -17,6 +18,7 @@ help:
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
 	@echo 'make patches TREE=<dir>    the same as a series of patches, in build/patches (OUT=<dir>)'
 	@echo 'make lint                  what a maintainer runs before reading, on the series and each of its patches'
+	@echo 'make qemu                  build QEMU with patches/qemu, which exports any memory; the last line is its path'
 	@echo 'make vm [KERNEL=6.12]      a shell in a VM with the driver loaded, the tests in /tests'
 	@echo 'make clean                 remove build/; the cache is in ~/.cache/udmabuf (UDMABUF_CACHE)'
 
@@ -25,6 +27,9 @@ demo:
 
 demo-qemu:
 	@vm/demo-qemu $(KERNEL)
+
+demo-chain:
+	@vm/demo-chain $(KERNEL)
 
 demo-wayland:
 	@vm/demo-wayland $(KERNEL)
@@ -62,10 +67,13 @@ patches:
 lint:
 	@vm/lint
 
+qemu:
+	@vm/qemu
+
 vm:
 	@vm/check -i $(KERNEL)
 
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-wayland clients check soak machines bench module deb deb-test apply patches lint vm clean
+.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module deb deb-test apply patches lint qemu vm clean

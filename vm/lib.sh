@@ -20,6 +20,8 @@
 #   $cache/clients/      what the programs of vm/clients left
 #   $cache/machines/     what machines.sh makes
 #   $cache/guest-<hash>/ the guest's kernel of demo-qemu
+#   $cache/chain-<hash>/, chain-debug-<hash>/  those of demo-chain
+#   $cache/qemu-<hash>/  the patched QEMU of vm/qemu
 #   $cache/ccache/       what was compiled before
 #   $cache/log/          what the long steps printed
 #   $cache/tmp/          what goes away with the script that made it
