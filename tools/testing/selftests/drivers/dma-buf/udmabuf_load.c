@@ -559,6 +559,41 @@ TEST_F_TIMEOUT(load, map_many_memfds, LOAD_TIMEOUT)
 	EXPECT_QUICK_MAPPING(timed_mapping(buf, us));
 }
 
+#define FEW_MEMFDS	4000
+#define BETWEEN		63
+
+/* Memfds between each two of which as many as @between were made and closed */
+static struct timed few_memfds(int dev, size_t between)
+{
+	static int memfds[FEW_MEMFDS];
+	struct timed timed;
+	long long us;
+	size_t i, j;
+	int buf;
+
+	for (i = 0; i < FEW_MEMFDS; i++) {
+		memfds[i] = sealed_memfd(page_size(), 0, F_SEAL_SHRINK);
+		for (j = 0; j < between; j++)
+			close(sealed_memfd(page_size(), 0, 0));
+	}
+	buf = timed_list(dev, memfds, FEW_MEMFDS, page_size(), &us);
+	timed = timed_mapping(buf, us);
+	close(buf);
+	for (i = 0; i < FEW_MEMFDS; i++)
+		close(memfds[i]);
+	return timed;
+}
+
+/* How the inodes' numbers or addresses lie makes no difference to mmap. */
+TEST_F_TIMEOUT(load, map_memfds_far_apart, LOAD_TIMEOUT)
+{
+	struct timed near = few_memfds(self->dev, 0), apart = few_memfds(self->dev, BETWEEN);
+
+	TH_LOG("mapped in %lld us, or %lld us", near.map_us, apart.map_us);
+	if (exact_time())
+		EXPECT_GT(2 * near.map_us + 100, apart.map_us);
+}
+
 /* How long others wait for each thing that can be done with buffers as bad as they may be */
 
 #define QUOTA_PAGES	2048	/* 8 MiB, which everybody may have pinned */
