@@ -652,7 +652,7 @@ static const struct {
 	{ "forked_meanwhile", forked_meanwhile, 1 },
 };
 
-#define NTESTS	(sizeof(tests) / sizeof(tests[0]))
+#define NTESTS	(sizeof(tests) / sizeof(*tests))
 
 static void drop_ipc_lock(void)
 {
