@@ -566,6 +566,32 @@ TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 	EXPECT_EQ(SIGSEGV, fault_signal(map, true));
 }
 
+/* A memfd that is named again, after others, is kept once, and its seals count. */
+TEST_F(memfds, sealed_later_is_any_of_several)
+{
+	static const size_t order[] = { 0, 1, 2, 1, 0 };
+	struct udmabuf_create_item items[ARRAY_SIZE(order)] = {};
+	size_t page = page_size(), sealed, i;
+	int fds[3], buf;
+
+	for (sealed = 0; sealed < ARRAY_SIZE(fds); sealed++) {
+		for (i = 0; i < ARRAY_SIZE(fds); i++)
+			fds[i] = sealed_memfd(page, 0, F_SEAL_SHRINK);
+		for (i = 0; i < ARRAY_SIZE(order); i++) {
+			items[i].memfd = fds[order[i]];
+			items[i].size = page;
+		}
+		buf = test_create_list(self->dev, 0, items, ARRAY_SIZE(items));
+		munmap(test_map_buf(buf, page, PROT_READ | PROT_WRITE), page);
+		ASSERT_EQ(0, fcntl(fds[sealed], F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+		test_err_map_buf(EPERM, buf, page, PROT_READ | PROT_WRITE, 0);
+		close(buf);
+		for (i = 0; i < ARRAY_SIZE(fds); i++)
+			close(fds[i]);
+		EXPECT_NOTHING_KEPT(&self->session);
+	}
+}
+
 /* A container in a container, whose memory is limited */
 
 #define GROUP_LIMIT	(2560 * page_size())

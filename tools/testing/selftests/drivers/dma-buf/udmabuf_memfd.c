@@ -291,32 +291,6 @@ TEST_F(memfd, write_seal_waits_for_the_buffer)
 	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, self->len);
 }
 
-/* A memfd that is named again, after others, is kept once, and its seals count. */
-TEST_F(memfd, seal_of_any_of_several)
-{
-	static const size_t order[] = { 0, 1, 2, 1, 0 };
-	struct udmabuf_create_item items[ARRAY_SIZE(order)] = {};
-	size_t sealed, i;
-	int fds[3], buf;
-
-	for (sealed = 0; sealed < ARRAY_SIZE(fds); sealed++) {
-		for (i = 0; i < ARRAY_SIZE(fds); i++)
-			fds[i] = sealed_memfd(self->page, 0, F_SEAL_SHRINK);
-		for (i = 0; i < ARRAY_SIZE(order); i++) {
-			items[i].memfd = fds[order[i]];
-			items[i].size = self->page;
-		}
-		buf = test_create_list(self->dev, 0, items, ARRAY_SIZE(items));
-		munmap(test_map_buf(buf, self->page, PROT_READ | PROT_WRITE), self->page);
-		ASSERT_EQ(0, fcntl(fds[sealed], F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
-		test_err_map_buf(EPERM, buf, self->page, PROT_READ | PROT_WRITE, 0);
-		close(buf);
-		for (i = 0; i < ARRAY_SIZE(fds); i++)
-			close(fds[i]);
-		EXPECT_NOTHING_KEPT(&self->session);
-	}
-}
-
 /* Through the test importer, a device's view */
 
 TEST_F(memfd, device_reads_and_writes)
@@ -582,13 +556,17 @@ static bool start_task_work(void)
 TEST_F(holes, task_work_during_create)
 {
 	static struct udmabuf_create_item items[LONG_LIST + 1];
-	int memfd = sealed_memfd(2 * self->page, 0, F_SEAL_SHRINK), i;
+	int memfd = sealed_memfd(2 * self->page, 0, F_SEAL_SHRINK), buf, i;
 	pid_t pid;
 
 	for (i = 0; i < LONG_LIST; i++)
 		items[i] = (struct udmabuf_create_item) { memfd, 0, !(i % 2) * self->page,
 							  self->page };
 	items[i] = (struct udmabuf_create_item) { self->fd, 0, 0, self->huge };
+	buf = _create_list(self->dev, 0, items, LONG_LIST);
+	if (buf < 0)
+		SKIP(return, "this driver takes no list of %d", LONG_LIST);
+	close(buf);
 	pid = fork();
 	if (!pid) {
 		if (!start_task_work())
