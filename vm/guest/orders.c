@@ -473,6 +473,14 @@ static void imported_again_after_its_end(void)
 	nothing_left();
 }
 
+static void give_back(const struct buffer *b, const struct display *d)
+{
+	check(!close(d->fd));
+	check(!close(b->dmabuf));
+	check(!munmap(b->memory, 2 * SIZE));
+	nothing_left();
+}
+
 /* Two buffers take turns on the screen; the one that is not there may go. */
 static void replaced_on_the_screen(void)
 {
@@ -497,10 +505,7 @@ static void replaced_on_the_screen(void)
 	check(!munmap(a.memory, 2 * SIZE));
 	counters_are(pages, 1, 1);
 	update(&d, b.framebuffer);
-	check(!close(d.fd));
-	check(!close(b.dmabuf));
-	check(!munmap(b.memory, 2 * SIZE));
-	nothing_left();
+	give_back(&b, &d);
 }
 
 static bool all_are(const char *p, char value, size_t size)
@@ -557,10 +562,7 @@ static void waits_for_the_display_end(void)
 		fd = (struct pollfd) { .fd = b.dmabuf, .events = POLLOUT };
 		check(poll(&fd, 1, 10000) == 1);
 	}
-	check(!close(d.fd));
-	check(!close(b.dmabuf));
-	check(!munmap(b.memory, 2 * SIZE));
-	nothing_left();
+	give_back(&b, &d);
 }
 
 /* virtio-gpu maps for both directions, which a read-only buffer refuses. */
@@ -579,10 +581,7 @@ static void read_only_is_refused(void)
 		      errno == EPERM);
 	}
 	counters_are(SIZE / page_size, 1, 0);
-	check(!close(d.fd));
-	check(!close(b.dmabuf));
-	check(!munmap(b.memory, 2 * SIZE));
-	nothing_left();
+	give_back(&b, &d);
 }
 
 /* The child has a copy of the memory; what is shown is the parent's. */
@@ -614,10 +613,7 @@ static void forked_meanwhile(void)
 		check(all_are(map, 0x55, SIZE));
 		check(!munmap(map, SIZE));
 	}
-	check(!close(d.fd));
-	check(!close(b.dmabuf));
-	check(!munmap(b.memory, 2 * SIZE));
-	nothing_left();
+	give_back(&b, &d);
 }
 
 /* The quota, without which nothing here would notice a charge that stays */
