@@ -870,8 +870,8 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 
 /*
  * vfs_fallocate() stops at any signal and at task work, both of which a timer can send
- * without end. So all signals but SIGKILL wait, and task work stops it once a call, after
- * the first page. A stop comes first; then the system call starts again.
+ * without end. So all signals but SIGKILL wait, and so does task work, as each call fills
+ * a page or more. A stop comes first; then the system call starts again.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
