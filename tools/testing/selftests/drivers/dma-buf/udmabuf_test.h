@@ -1609,6 +1609,19 @@ static inline unsigned int count_segments(const __u64 *frames, size_t npages, si
  */
 #define SECTION_MIN	(64UL << 20)	/* there without PAE; all others are multiples */
 
+static inline bool memmap_has_sections(void)
+{
+	FILE *symbols = kernel_is_32bit() ? fopen("/proc/kallsyms", "r") : NULL;
+	bool found = false;
+	char line[256];
+
+	while (symbols && !found && fgets(line, sizeof(line), symbols))
+		found = strstr(line, " sparse_init\n");
+	if (symbols)
+		fclose(symbols);
+	return found;
+}
+
 static inline unsigned int count_runs(const __u64 *frames, size_t npages, size_t max)
 {
 	return count_segments(frames, npages, max, 0);
@@ -1645,7 +1658,7 @@ static inline const char *importer_differs(int buf, const struct image *image,
 		return "";
 	runs = count_runs(frames, image->len / page_size(), max);
 	most = runs;
-	if (kernel_is_32bit())
+	if (memmap_has_sections())
 		most = count_segments(frames, image->len / page_size(), max, SECTION_MIN);
 	snprintf(text, sizeof(text), "%u segments for %u runs", map.nents, runs);
 	return map.nents >= runs && map.nents <= most ? "" : text;
