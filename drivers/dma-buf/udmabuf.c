@@ -194,8 +194,7 @@ static int udmabuf_charge_user(struct user_struct *user, unsigned long npages)
 	do {
 		if (npages > limit || old > limit - npages)
 			return -ENOMEM;
-	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old,
-					  old + npages));
+	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old, old + npages));
 	return 0;
 }
 
@@ -236,8 +235,7 @@ static void udmabuf_uncharge(struct udmabuf *ubuf)
 
 static pgoff_t udmabuf_extent_end(const struct udmabuf *ubuf, size_t i)
 {
-	return i + 1 < ubuf->nextents ? ubuf->extents[i + 1].pgoff :
-					ubuf->npages;
+	return i + 1 < ubuf->nextents ? ubuf->extents[i + 1].pgoff : ubuf->npages;
 }
 
 /* The extent that holds @pgoff, which must be below npages. */
@@ -920,25 +918,35 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 }
 
 /*
- * Folios of shmem that were just pinned: waits until they are unlocked, valid and in
- * the file at @index. fallocate() leaves pages in the page cache that have never been
- * cleared, a page fault adds a page before it clears it, and reclaim may just have
- * taken it out of the file. -EAGAIN if by then another folio is there.
+ * Folios of shmem that were just pinned: waits until they are valid and in the file at
+ * @index. fallocate() leaves pages in the page cache that have never been cleared, and a
+ * page fault adds a page before it clears it. Reclaim may just be taking it out of the
+ * file: before it looks for pins it takes the folio off the LRU, by an atomic operation
+ * that is a full barrier as is that for our pin, and locks it. -EAGAIN if by then
+ * another folio is there.
  */
 static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 				 struct folio **folios, unsigned long nfolios)
 {
 	unsigned long i;
 
-	for (i = 0; i < nfolios; i++) {
-		struct folio *folio = shmem_read_folio(mapping, index);
+	for (i = 0; i < nfolios; i++, index += folio_nr_pages(folios[i - 1])) {
+		bool settled = false;
+		struct folio *folio;
 
+		if (folio_trylock(folios[i])) {
+			settled = folios[i]->mapping == mapping &&
+				  folio_test_uptodate(folios[i]);
+			folio_unlock(folios[i]);
+		}
+		if (settled)
+			continue;
+		folio = shmem_read_folio(mapping, index);
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 		folio_put(folio);
 		if (folio != folios[i])
 			return -EAGAIN;
-		index += folio_nr_pages(folio);
 	}
 	return 0;
 }
@@ -955,11 +963,7 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		struct folio *folio = folios[i];
 		unsigned long flags = READ_ONCE(*folio_flags(folio, 0));
 
-		/*
-		 * Reclaim that did not see our pin holds the lock until the folio is
-		 * out of the file: look at the lock before the mapping.
-		 */
-		smp_rmb();
+		smp_rmb();	/* PG_lru before the mapping, see udmabuf_settle_folios() */
 		any |= flags;
 		all &= flags;
 		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folio->mapping);
@@ -975,7 +979,7 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 			return -EFAULT;
 	/* The inode's lock keeps those of hugetlb in the file, and they are valid. */
 	if (!shmem_mapping(mapping) ||
-	    (!other && all & BIT(PG_uptodate) && !(any & BIT(PG_locked))))
+	    (!other && all & BIT(PG_uptodate) && all & BIT(PG_lru)))
 		return 0;
 	return udmabuf_settle_folios(mapping, index, folios, nfolios);
 }
@@ -1193,8 +1197,7 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
  * Writers through the buffer leave no trace in the page tables that reclaim
  * looks at: folios that are not dirtied here may lose what was written.
  */
-static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins,
-				bool dirty)
+static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins, bool dirty)
 {
 	if (!dirty || folio_test_dirty(folio)) {
 		unpin_user_folio(folio, npins);
@@ -1235,8 +1238,7 @@ static void udmabuf_unpin_list(struct page **list, unsigned long n, bool dirty)
 	kfree(list);
 }
 
-static void udmabuf_unpin_extent(const struct udmabuf *ubuf, size_t i,
-				 bool dirty)
+static void udmabuf_unpin_extent(const struct udmabuf *ubuf, size_t i, bool dirty)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
@@ -1427,9 +1429,8 @@ static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 {
 	int ret;
 
-	ret = mutex_lock_killable(&ubuf->dma_lock);
-	if (ret)
-		return ret;
+	if (mutex_lock_killable(&ubuf->dma_lock))
+		return -EINTR;
 	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, 0);
 	/* Synced last: a device that is sure to write wins over one that may have. */
 	if (!ret && map->dir == DMA_FROM_DEVICE)

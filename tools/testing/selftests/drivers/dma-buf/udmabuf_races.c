@@ -1317,6 +1317,65 @@ static void seal_while_mapped(void)
 		pthread_join(threads[i], NULL);
 }
 
+/* Pages of a memfd that are swapped in and out all the time */
+static const char *page_out(void)
+{
+	size_t off;
+
+	while (racing()) {
+		for (off = 0; off < race.len; off += page_size())
+			(void)*(volatile char *)(race.mem + off);
+		madvise(race.mem, race.len, MADV_PAGEOUT);
+		end_turn();
+	}
+	return NULL;
+}
+
+/* How many pages are not in the memfd's page cache? -1 on kernels before 6.5 */
+static long count_evicted(size_t off, size_t len)
+{
+	__u64 range[2] = { off, len }, seen[5] = {};	/* [3] is nr_evicted */
+
+	return syscall(__NR_cachestat, race.memfd, range, seen, 0) ? -1 : (long)seen[3];
+}
+
+/* F_SEAL_WRITE counts the pins of pages in the page cache, and of no others. */
+static const char *look_for_pinned_pages(void)
+{
+	while (racing()) {
+		size_t off = below(pages()) * page_size();
+		size_t len = below(2) ? page_size() : race.len - off;
+		int buf = _create_memfd(race.dev, 0, race.memfd, off, len);
+
+		if (buf < 0)
+			return strerror(errno);
+		if (count_evicted(off, len))
+			return "a page of the buffer is not in its memfd";
+		close(buf);
+		end_turn();
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(races, memfd_against_pageout, RACE_TIMEOUT)
+{
+	const char *why_not;
+
+	race.memfd = sealed_memfd(race.len, 0, F_SEAL_SHRINK);
+	if (count_evicted(0, race.len) < 0)
+		SKIP(return, "this kernel has no cachestat()");
+	why_not = swap_on();
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	race.mem = mmap(NULL, race.len, PROT_READ | PROT_WRITE, MAP_SHARED, race.memfd, 0);
+	fill(race.mem, race.len, OWNER);
+	race.evidence = "pswpout";
+	EXPECT_RACE(page_out, look_for_pinned_pages);
+	munmap(race.mem, race.len);
+	close(race.memfd);
+	swap_off();
+}
+
 TEST_F_TIMEOUT(races, seal_against_mmap, RACE_TIMEOUT)
 {
 	for (start_race(1); race_goes_on(); end_turn()) {

@@ -55,6 +55,9 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE	25
 #endif
+#ifndef __NR_cachestat
+#define __NR_cachestat	451
+#endif
 
 #define NOBODY_UID	1000
 #define OTHER_UID	1001
