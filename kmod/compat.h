@@ -13,6 +13,7 @@
 #error "udmabuf needs Linux 6.1 or later"
 #endif
 
+#include <linux/dma-mapping.h>
 #include <linux/hugetlb.h>
 #include <linux/jiffies.h>
 #include <linux/mm.h>
@@ -37,6 +38,10 @@
 #define kzalloc_obj(obj, gfp) kzalloc(sizeof(obj), gfp)
 #define kmalloc_objs(obj, n, gfp) kmalloc_array(n, sizeof(obj), gfp)
 #define kvmalloc_objs(obj, n, gfp) kvmalloc_array(n, sizeof(obj), gfp)
+#endif
+
+#ifndef DMA_ATTR_DEBUGGING_IGNORE_CACHELINES
+#define DMA_ATTR_DEBUGGING_IGNORE_CACHELINES 0
 #endif
 
 #ifndef FOLIO_MAPPING_ANON

@@ -115,10 +115,13 @@ MODULE_PARM_DESC(size_limit_mb,
 
 /*
  * A fault populates the rest of an aligned window, which grows while one fault
- * follows where another ended.
+ * follows where another ended, but not beyond what one page table maps.
  */
 #define UDMABUF_FAULT_MIN	16UL
-#define UDMABUF_FAULT_MAX	512UL
+#define UDMABUF_FAULT_MAX	min_t(unsigned long, 512, PTRS_PER_PTE)
+
+/* One page may be in a mapping, and in those of many buffers, any number of times. */
+#define UDMABUF_DMA_ATTRS	DMA_ATTR_DEBUGGING_IGNORE_CACHELINES
 
 /* For lists as long as the caller likes: failure is no reason for a warning. */
 #define UDMABUF_GFP		(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)
@@ -255,8 +258,7 @@ static size_t udmabuf_find_extent(const struct udmabuf *ubuf, pgoff_t pgoff)
 }
 
 /* The page at @pgoff, which must be in extent @i. */
-static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i,
-					pgoff_t pgoff)
+static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i, pgoff_t pgoff)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 
@@ -660,8 +662,7 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 }
 
 /* How many of the pages, at most @max, are consecutive? */
-static unsigned long udmabuf_count_adjoining(struct page **pages,
-					     unsigned long max)
+static unsigned long udmabuf_count_adjoining(struct page **pages, unsigned long max)
 {
 	struct page *last = pages[0];
 	unsigned long n;
@@ -1321,8 +1322,7 @@ static unsigned long udmabuf_seg_npages(struct udmabuf_seg_limits limits,
 }
 
 /* At most so many times are pages one after the other to be cut in two. */
-static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
-				      unsigned long npages)
+static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits, unsigned long npages)
 {
 	unsigned long ncuts = npages / limits.max;
 
@@ -1431,7 +1431,7 @@ static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 
 	if (mutex_lock_killable(&ubuf->dma_lock))
 		return -EINTR;
-	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, 0);
+	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, UDMABUF_DMA_ATTRS);
 	/* Synced last: a device that is sure to write wins over one that may have. */
 	if (!ret && map->dir == DMA_FROM_DEVICE)
 		list_add_tail(&map->node, &ubuf->maps);
@@ -1485,23 +1485,6 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 	return sgt;
 }
 
-static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach,
-				  struct sg_table *sgt,
-				  enum dma_data_direction dir)
-{
-	struct udmabuf_map *map = container_of(sgt, struct udmabuf_map, sgt);
-	struct udmabuf *ubuf = attach->dmabuf->priv;
-
-	trace_udmabuf_unmap(ubuf->ino, map->dev, map->dir, sgt);
-	mutex_lock(&ubuf->dma_lock);
-	list_del(&map->node);
-	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
-	mutex_unlock(&ubuf->dma_lock);
-
-	kvfree(sgt->sgl);
-	kfree(map);
-}
-
 static void udmabuf_release(struct dma_buf *dmabuf)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
@@ -1552,8 +1535,26 @@ static int udmabuf_check_maps(const struct udmabuf *ubuf, bool killable)
 	return list_empty(&ubuf->maps) ? 0 : udmabuf_check_poison(ubuf, killable);
 }
 
-static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
-				    enum dma_data_direction dir)
+/* What a device that is sure to have written left there goes to the others, too. */
+static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
+				  enum dma_data_direction dir)
+{
+	struct udmabuf_map *map = container_of(sgt, struct udmabuf_map, sgt);
+	struct udmabuf *ubuf = attach->dmabuf->priv;
+
+	trace_udmabuf_unmap(ubuf->ino, map->dev, map->dir, sgt);
+	mutex_lock(&ubuf->dma_lock);
+	list_del(&map->node);
+	dma_unmap_sgtable(map->dev, sgt, map->dir, UDMABUF_DMA_ATTRS);
+	if (map->dir == DMA_FROM_DEVICE && !udmabuf_check_maps(ubuf, false))
+		udmabuf_sync_for_device(ubuf, attach->dmabuf->size, true);
+	mutex_unlock(&ubuf->dma_lock);
+
+	kvfree(sgt->sgl);
+	kfree(map);
+}
+
+static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 	long ret;
@@ -1572,8 +1573,7 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 	return ret;
 }
 
-static int udmabuf_end_cpu_access(struct dma_buf *dmabuf,
-				  enum dma_data_direction dir)
+static int udmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 	int ret;

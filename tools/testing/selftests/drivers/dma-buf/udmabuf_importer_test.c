@@ -459,6 +459,30 @@ TEST_F(device, writing_device_wins_over_one_that_may_write)
 	}
 }
 
+/* Not even when it has written, unmapped the buffer, and the other still maps it. */
+TEST_F(device, what_a_device_wrote_outlives_its_map)
+{
+	struct udmabuf_importer_map from, both;
+	int other = test_attach(self->buf, 0, 0), turn;
+
+	for (turn = 0; turn < 2; turn++) {
+		both = test_map(other, IMPORTER_BIDIRECTIONAL);
+		from = test_map(self->imp, IMPORTER_FROM_DEVICE);
+		fill(self->seen, self->len, 2 + turn);
+		test_device_write(self->imp, from.handle, 0, self->seen, self->len);
+		if (turn) {
+			test_sync_cpu(self->buf, SYNC_START(READ));
+			test_sync_cpu(self->buf, SYNC_END(READ));
+		}
+		test_unmap(self->imp, from.handle);
+		test_sync_cpu(self->buf, SYNC_START(READ));
+		EXPECT_SOURCE_FILLED(2 + turn);
+		test_sync_cpu(self->buf, SYNC_END(READ));
+		test_unmap(other, both.handle);
+		EXPECT_SOURCE_FILLED(2 + turn);
+	}
+}
+
 /* Nor must the end of an access that only read overwrite what the device wrote meanwhile. */
 TEST_F(device, writes_while_the_cpu_reads)
 {
@@ -884,6 +908,22 @@ TEST_F(twice, bytes_of_the_last_place_are_kept)
 	DEVICE_WRITES(2 * self->page, self->page);
 	EXPECT_FILLED(self->mem, self->page, 2);
 	EXPECT_EQ(-1, filled_until(self->mem + self->page, self->page, 1, self->page));
+}
+
+/* The kernel's check of DMA mappings, if it has one, counts seven of a cache line. */
+TEST_F(twice, eight_times_and_more)
+{
+	struct udmabuf_iovec iovs[16];
+	int buf, imp;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(iovs); i++)
+		iovs[i] = (struct udmabuf_iovec) { to_u64(self->mem), self->page };
+	buf = test_create(self->session.dev, 0, iovs, ARRAY_SIZE(iovs));
+	imp = test_attach(buf, 0, 0);
+	test_map(imp, variant->dir);
+	close(imp);
+	close(buf);
 }
 
 /* Bytes that the device has not written are those of the memory before, never another's. */
