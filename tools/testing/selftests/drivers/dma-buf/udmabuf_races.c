@@ -1347,6 +1347,9 @@ static const char *look_for_pinned_pages(void)
 		size_t len = below(2) ? page_size() : race.len - off;
 		int buf = _create_memfd(race.dev, 0, race.memfd, off, len);
 
+		/* as in make_buffers() */
+		if (buf < 0 && errno == ENOMEM)
+			continue;
 		if (buf < 0)
 			return strerror(errno);
 		if (count_evicted(off, len))
