@@ -3,7 +3,7 @@
 
 help:
 	@echo 'make demo                  a framebuffer in ordinary memory on a real screen: demo.png'
-	@echo 'make demo-qemu             a guest'"'"'s screen in an unmodified QEMU: demo-qemu.png'
+	@echo 'make demo-qemu             a guest'"'"'s screen in QEMU, with any guest memory: demo-qemu.png'
 	@echo 'make demo-chain            the driver in a guest and in its host, one memory on the screen: demo-chain.png'
 	@echo 'make demo-wayland          such a framebuffer as a window in Weston: demo-wayland.png'
 	@echo 'make clients               packaged programs that open the device: Mesa, GStreamer, GTK, ...'
