@@ -3,14 +3,15 @@
  * /dev/udmabuf: make a dma-buf from ranges of the calling process's memory, or
  * of memfds.
  *
- * The calls for memfds are those that Linux has had since 4.20. A program that
- * was written for them says
+ * The calls for memfds are those that Linux has had since 4.20. To compile a program
+ * that was written for their header, put
  *
  *	#define UDMABUF_MEMFD_NAMES
  *
- * before it includes this file, and UDMABUF_CREATE and struct udmabuf_create
- * then mean UDMABUF_CREATE_MEMFD and its argument. What is called _iovec and
- * _memfd here means the same either way.
+ * before the include, or -DUDMABUF_MEMFD_NAMES on the command line: UDMABUF_CREATE and
+ * struct udmabuf_create then mean UDMABUF_CREATE_MEMFD and its argument. Without it they
+ * mean UDMABUF_CREATE_IOVEC and its argument. The names with _iovec and _memfd mean the
+ * same in both cases.
  */
 #ifndef _UAPI_LINUX_UDMABUF_H
 #define _UAPI_LINUX_UDMABUF_H
@@ -28,11 +29,12 @@
  * is pinned or charged:
  *
  * - EFAULT: the argument cannot be read.
- * - EINVAL: an unknown flag; &udmabuf_create_iovec.niov is 0; a base or a length is
- *   not a multiple of the page size; a length is 0; base + length wraps.
- * - E2BIG: &udmabuf_create_iovec.niov is over the module parameter list_limit (the
- *   entries are then not looked at); the lengths add up to more than the module
- *   parameter size_limit_mb or to more than INT_MAX pages.
+ * - EINVAL: an unknown flag; &udmabuf_create_iovec.niov is 0.
+ * - E2BIG: &udmabuf_create_iovec.niov is over the module parameter list_limit.
+ * - EINVAL: a base or a length is not a multiple of the page size; a length is 0;
+ *   base + length wraps.
+ * - E2BIG: the lengths add up to more than the module parameter size_limit_mb or to
+ *   more than INT_MAX pages.
  * - ENOMEM: the pages would take the caller's user over RLIMIT_MEMLOCK and the
  *   caller lacks CAP_IPC_LOCK; one page is named so often that its reference
  *   count could overflow; a page cannot be moved to where it may stay pinned;
@@ -57,11 +59,13 @@
  *
  * and then for one entry after the other:
  *
- * - EBADFD: not an open file, or neither a memfd nor a file of hugetlbfs.
- * - EINVAL: the file lacks %F_SEAL_SHRINK, or has %F_SEAL_WRITE or
- *   %F_SEAL_FUTURE_WRITE; the size is 0, or the range ends behind the file.
+ * - EBADFD: not an open file, or not a regular file of tmpfs (as memfds are) or of
+ *   hugetlbfs.
+ * - EINVAL: the file lacks %F_SEAL_SHRINK, as all but memfds do, or has %F_SEAL_WRITE
+ *   or %F_SEAL_FUTURE_WRITE; the size is 0, or the range ends behind the file.
  * - EACCES: the file descriptor is not open for writing.
- * - ENOMEM: as above, and for a range larger than the machine's memory.
+ * - ENOMEM: as above, but for RLIMIT_MEMLOCK, which does not apply; and a range larger
+ *   than the machine's memory.
  * - EFAULT: the range holds a page with a memory failure.
  * - EINTR, EMFILE, ENFILE: as above.
  */
