@@ -549,7 +549,7 @@ static int udmabuf_check_pages(struct udmabuf *ubuf, struct folio *folio,
 		return -ENOMEM;
 	if (udmabuf_folio_poisoned(folio) && udmabuf_pages_poisoned(page, npages))
 		return -EFAULT;
-	return folio_test_anon(folio) ? 0 : udmabuf_check_file(ubuf, folio);
+	return data_race(folio_test_anon(folio)) ? 0 : udmabuf_check_file(ubuf, folio);
 }
 
 /*
@@ -1202,7 +1202,7 @@ static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins, bool d
 {
 	if (!dirty || folio_test_dirty(folio)) {
 		unpin_user_folio(folio, npins);
-	} else if (folio_test_anon(folio)) {
+	} else if (data_race(folio_test_anon(folio))) {
 		/* There is no file that could go away or wants to know. */
 		folio_set_dirty(folio);
 		unpin_user_folio(folio, npins);

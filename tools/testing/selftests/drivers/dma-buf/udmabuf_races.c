@@ -283,17 +283,20 @@ static int make_buffer(void)
 
 /*
  * ENOMEM is how GUP says that a page which has to leave a movable zone is just in
- * somebody else's hands.
+ * somebody else's hands: those of another racer, most often. One of the two has to wait.
  */
 static const char *make_buffers(void)
 {
 	const char *wrong = NULL;
 
 	while (!wrong && racing()) {
+		long long start = now_ms();
 		int buf = make_buffer();
 
 		if (buf < 0 && errno != race.refusal && errno != ENOMEM)
 			return strerror(errno);
+		if (buf < 0 && errno == ENOMEM)
+			sleep_ms(below(2 * (now_ms() - start) + 1));
 		if (buf >= 0) {
 			end_turn();
 			wrong = look_at(buf);
