@@ -283,20 +283,17 @@ static int make_buffer(void)
 
 /*
  * ENOMEM is how GUP says that a page which has to leave a movable zone is just in
- * somebody else's hands: those of another racer, most often. One of the two has to wait.
+ * somebody else's hands.
  */
 static const char *make_buffers(void)
 {
 	const char *wrong = NULL;
 
 	while (!wrong && racing()) {
-		long long start = now_ms();
 		int buf = make_buffer();
 
 		if (buf < 0 && errno != race.refusal && errno != ENOMEM)
 			return strerror(errno);
-		if (buf < 0 && errno == ENOMEM)
-			sleep_ms(below(2 * (now_ms() - start) + 1));
 		if (buf >= 0) {
 			end_turn();
 			wrong = look_at(buf);
@@ -326,11 +323,25 @@ static const char *attack_munmap(void)
 	return NULL;
 }
 
+/*
+ * GUP begins again with the whole batch after it has moved a page out of a movable zone,
+ * and where it is slow an attack without a pause brings new ones for ever.
+ */
+static void wait_for_a_buffer(void)
+{
+	unsigned int made = count_turns(0) + count_turns(1);
+
+	while (racing() && count_turns(0) + count_turns(1) == made)
+		sleep_ms(1);
+}
+
 static const char *attack_dontneed(void)
 {
 	while (racing()) {
 		size_t page = below(pages()), npages = 1 + below(pages() - page);
 
+		if (count_turns(me) % 8 == 7)
+			wait_for_a_buffer();
 		madvise(race.mem + page * page_size(), npages * page_size(), MADV_DONTNEED);
 		refill(page, npages);
 		end_turn();
