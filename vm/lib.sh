@@ -29,6 +29,12 @@
 set -euo pipefail
 umask 022
 
+case ${1:-} in
+-h|--help)
+	sed -n '4,/^$/s/^# \?//p' "$0"
+	exit ;;
+esac
+
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${UDMABUF_CACHE:-$HOME/.cache/udmabuf}
 mkdir -p "$cache/log" "$cache/apt" "$cache/tmp"
