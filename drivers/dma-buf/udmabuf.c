@@ -549,6 +549,7 @@ static int udmabuf_check_pages(struct udmabuf *ubuf, struct folio *folio,
 		return -ENOMEM;
 	if (udmabuf_folio_poisoned(folio) && udmabuf_pages_poisoned(page, npages))
 		return -EFAULT;
+	/* What is anonymous stays so; truncation may clear a file's mapping. */
 	return data_race(folio_test_anon(folio)) ? 0 : udmabuf_check_file(ubuf, folio);
 }
 
@@ -624,8 +625,7 @@ static int udmabuf_empty_batch(struct udmabuf_batch *batch)
 }
 
 /* Would the batch, up to @end, make for more extents than it is worth? */
-static bool udmabuf_is_scattered(const struct udmabuf_batch *batch,
-				 unsigned long end)
+static bool udmabuf_is_scattered(const struct udmabuf_batch *batch, unsigned long end)
 {
 	unsigned long i, adjoining = 0;
 
@@ -1202,7 +1202,7 @@ static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins, bool d
 {
 	if (!dirty || folio_test_dirty(folio)) {
 		unpin_user_folio(folio, npins);
-	} else if (data_race(folio_test_anon(folio))) {
+	} else if (data_race(folio_test_anon(folio))) {	/* see udmabuf_check_pages() */
 		/* There is no file that could go away or wants to know. */
 		folio_set_dirty(folio);
 		unpin_user_folio(folio, npins);
