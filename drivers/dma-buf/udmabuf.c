@@ -936,7 +936,7 @@ static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 		struct folio *folio;
 
 		if (folio_trylock(folios[i])) {
-			settled = folios[i]->mapping == mapping &&
+			settled = folios[i]->mapping == mapping && folios[i]->index == index &&
 				  folio_test_uptodate(folios[i]);
 			folio_unlock(folios[i]);
 		}
@@ -952,12 +952,12 @@ static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 	return 0;
 }
 
-/* @index is the position of the first folio in the file. */
+/* Are these all, from @index on? On 6.12 one that reclaim takes away may be left out. */
 static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 				struct folio **folios, unsigned long nfolios,
 				bool *large)
 {
-	unsigned long i, any = 0, all = ~0UL, other = 0;
+	unsigned long i, any = 0, all = ~0UL, other = 0, next = index;
 	unsigned int refs = 0;
 
 	for (i = 0; i < nfolios; i++) {
@@ -968,6 +968,8 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		any |= flags;
 		all &= flags;
 		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folio->mapping);
+		other |= next ^ READ_ONCE(folio->index);
+		next += folio_nr_pages(folio);
 		refs |= folio_ref_count(folio);
 	}
 	*large = any & BIT(PG_head);
@@ -1332,8 +1334,7 @@ static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits, unsigned
 }
 
 /* An upper bound: where extents or list entries adjoin they are fewer. */
-static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
-				      struct udmabuf_seg_limits limits)
+static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf, struct udmabuf_seg_limits limits)
 {
 	unsigned long nsegs = 0, npages, n;
 	size_t i;
@@ -1404,8 +1405,7 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 }
 
 /* In one piece rather than chained, which is quicker to set up and to walk. */
-static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
-			     struct sg_table *sgt)
+static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev, struct sg_table *sgt)
 {
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
 	struct scatterlist *end;
