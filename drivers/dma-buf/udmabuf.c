@@ -920,11 +920,10 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 
 /*
  * Folios of shmem that were just pinned: waits until they are valid and in the file at
- * @index. fallocate() leaves pages in the page cache that have never been cleared, and a
- * page fault adds a page before it clears it. Reclaim may just be taking it out of the
- * file: before it looks for pins it takes the folio off the LRU, by an atomic operation
- * that is a full barrier as is that for our pin, and locks it. -EAGAIN if by then
- * another folio is there.
+ * @index; -EAGAIN if another is there. fallocate() leaves pages in the page cache that
+ * have never been cleared, and a page fault adds a page before it clears it. Reclaim may
+ * be taking one out of the file: before it looks for pins it clears PG_lru, by an atomic
+ * operation that is a full barrier, as is the one for our pin, and takes the lock.
  */
 static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 				 struct folio **folios, unsigned long nfolios)
@@ -932,14 +931,13 @@ static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 	unsigned long i;
 
 	for (i = 0; i < nfolios; i++, index += folio_nr_pages(folios[i - 1])) {
-		bool settled = false;
-		struct folio *folio;
+		struct folio *folio = folios[i];
+		bool settled;
 
-		if (folio_trylock(folios[i])) {
-			settled = folios[i]->mapping == mapping && folios[i]->index == index &&
-				  folio_test_uptodate(folios[i]);
-			folio_unlock(folios[i]);
-		}
+		folio_lock(folio);
+		settled = folio->mapping == mapping && folio->index == index &&
+			  folio_test_uptodate(folio);
+		folio_unlock(folio);
 		if (settled)
 			continue;
 		folio = shmem_read_folio(mapping, index);
@@ -952,12 +950,15 @@ static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 	return 0;
 }
 
-/* Are these all, from @index on? On 6.12 one that reclaim takes away may be left out. */
+/*
+ * @index is the position of the first folio in the file. They come in the file's order:
+ * one that memfd_pin_folios() left out (6.12, if reclaim takes it) shows at the end.
+ */
 static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 				struct folio **folios, unsigned long nfolios,
 				bool *large)
 {
-	unsigned long i, any = 0, all = ~0UL, other = 0, next = index;
+	unsigned long i, any = 0, all = ~0UL, other = 0, npages = nfolios;
 	unsigned int refs = 0;
 
 	for (i = 0; i < nfolios; i++) {
@@ -968,8 +969,6 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		any |= flags;
 		all &= flags;
 		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folio->mapping);
-		other |= next ^ READ_ONCE(folio->index);
-		next += folio_nr_pages(folio);
 		refs |= folio_ref_count(folio);
 	}
 	*large = any & BIT(PG_head);
@@ -977,14 +976,18 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		return -ENOMEM;
 	if (any & __PG_HWPOISON)
 		return -EFAULT;
-	for (i = 0; *large && i < nfolios; i++)
-		if (udmabuf_folio_poisoned(folios[i]))
+	for (i = 0; *large && i < nfolios; i++) {
+		unsigned long n = folio_nr_pages(folios[i]);
+
+		if (n > 1 && folio_test_has_hwpoisoned(folios[i]))
 			return -EFAULT;
+		npages += n - 1;
+	}
+	other |= (index + npages) ^ folio_next_index(folios[nfolios - 1]);
 	/* The inode's lock keeps those of hugetlb in the file, and they are valid. */
-	if (!shmem_mapping(mapping) ||
-	    (!other && all & BIT(PG_uptodate) && all & BIT(PG_lru)))
-		return 0;
-	return udmabuf_settle_folios(mapping, index, folios, nfolios);
+	if (shmem_mapping(mapping) && (other || ~all & (BIT(PG_uptodate) | BIT(PG_lru))))
+		return udmabuf_settle_folios(mapping, index, folios, nfolios);
+	return 0;
 }
 
 /*
@@ -1031,11 +1034,11 @@ static int udmabuf_add_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 			      unsigned long skip, unsigned long npages)
 {
 	while (batch->first < batch->end) {
-		struct page *page = batch->pages[batch->first];
-		unsigned long n = min(npages, folio_nr_pages(page_folio(page)) - skip);
+		struct folio *folio = (struct folio *)batch->pages[batch->first];
+		unsigned long n = min(npages, folio_nr_pages(folio) - skip);
 		int ret;
 
-		ret = udmabuf_append(ubuf, page + skip, n);
+		ret = udmabuf_append(ubuf, &folio->page + skip, n);
 		if (ret)
 			return ret;
 		batch->first++;
@@ -1324,7 +1327,8 @@ static unsigned long udmabuf_seg_npages(struct udmabuf_seg_limits limits,
 }
 
 /* At most so many times are pages one after the other to be cut in two. */
-static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits, unsigned long npages)
+static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
+				      unsigned long npages)
 {
 	unsigned long ncuts = npages / limits.max;
 
@@ -1334,7 +1338,8 @@ static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits, unsigned
 }
 
 /* An upper bound: where extents or list entries adjoin they are fewer. */
-static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf, struct udmabuf_seg_limits limits)
+static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
+				      struct udmabuf_seg_limits limits)
 {
 	unsigned long nsegs = 0, npages, n;
 	size_t i;
@@ -1405,7 +1410,8 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 }
 
 /* In one piece rather than chained, which is quicker to set up and to walk. */
-static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev, struct sg_table *sgt)
+static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
+			     struct sg_table *sgt)
 {
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
 	struct scatterlist *end;
@@ -1461,16 +1467,11 @@ static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev
 	map->dir = dir;
 
 	ret = udmabuf_alloc_sgt(ubuf, dev, &map->sgt);
-	if (ret)
-		goto free_map;
-	ret = udmabuf_add_map(ubuf, map);
-	if (ret)
-		goto free_sgt;
-	return &map->sgt;
-
-free_sgt:
+	if (!ret)
+		ret = udmabuf_add_map(ubuf, map);
+	if (!ret)
+		return &map->sgt;
 	kvfree(map->sgt.sgl);
-free_map:
 	kfree(map);
 	return ERR_PTR(ret);
 }
@@ -1895,8 +1896,7 @@ static struct dma_buf *udmabuf_export(struct udmabuf *ubuf)
 	struct dma_buf *dmabuf;
 
 	exp_info.exp_name = "udmabuf";
-	exp_info.ops = udmabuf_can_vmap(ubuf) ? &udmabuf_ops :
-						&udmabuf_ops_no_vmap;
+	exp_info.ops = udmabuf_can_vmap(ubuf) ? &udmabuf_ops : &udmabuf_ops_no_vmap;
 	exp_info.size = (size_t)ubuf->npages << PAGE_SHIFT;
 	exp_info.flags = ubuf->writable ? O_RDWR : O_RDONLY;
 	exp_info.priv = ubuf;
