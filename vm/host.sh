@@ -23,6 +23,32 @@ apply_checks()
 	expect 'apply: refuses a tree it does not understand' sh -c "! '$top/vm/apply' '$t.2' 2>'$work/why'"
 	expect 'apply: says why, in one line' test "$(wc -l <"$work/why")" = 1
 	expect 'apply: leaves that tree alone' diff -r "$t.3" "$t.2"
+	mkdir "$t.4" "$t.5"
+	tar -C "$top" --exclude=./build --exclude=./.git -cf - . | tar -x -C "$t.4"
+	cp "$work/tests/udmabufctl" "$t.4/tools/udmabuf"
+	tar -xf "$tree.pristine.tar" -C "$t.5"
+	expect 'apply: with a program that was built' "$t.4/vm/apply" "$t.5"
+	expect 'apply: it is not copied' diff -r "$t.1" "$t.5"
+}
+
+# refuses WHY COMMAND: it fails at once, and says so
+refuses()
+{
+	local why=$1 rc=0
+	shift
+	"$@" >"$work/refused" 2>&1 || rc=$?
+	cat "$work/refused"
+	[ $rc != 0 ] && grep -q "$why" "$work/refused"
+}
+
+messages()
+{
+	expect 'check: refuses a kernel that there is not' refuses 'there is no kernel debgu' \
+		"$top/vm/check" 6.1 debgu
+	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
+		"$top/vm/check" -i debug
+	expect 'module: says what to install' refuses 'install the headers' "$top/vm/module" /none
+	expect 'patches: wants a kernel source' refuses 'is no kernel source' "$top/series/make" "$work"
 }
 
 # The two selftests that were written for mainline's driver, each built by its
@@ -163,6 +189,7 @@ host_checks()
 {
 	say 'checks on the host'
 	apply_checks
+	messages
 	mainline_users
 	expect 'the tests can be installed for another machine' installed
 	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions

@@ -325,13 +325,20 @@ static const char *attack_munmap(void)
 
 /*
  * GUP begins again with the whole batch after it has moved a page out of a movable zone,
- * and where it is slow an attack without a pause brings new ones for ever.
+ * and where it is slow the attack brings new ones for ever. After a second without a
+ * buffer the attack waits for one.
  */
 static void wait_for_a_buffer(void)
 {
-	unsigned int made = count_turns(0) + count_turns(1);
+	static unsigned int made;
+	static long long since;
 
-	while (racing() && count_turns(0) + count_turns(1) == made)
+	if (!since || made != count_turns(0) + count_turns(1)) {
+		made = count_turns(0) + count_turns(1);
+		since = now_ms();
+	}
+	while (racing() && now_ms() - since > 1000 &&
+	       made == count_turns(0) + count_turns(1))
 		sleep_ms(1);
 }
 
@@ -340,8 +347,7 @@ static const char *attack_dontneed(void)
 	while (racing()) {
 		size_t page = below(pages()), npages = 1 + below(pages() - page);
 
-		if (count_turns(me) % 8 == 7)
-			wait_for_a_buffer();
+		wait_for_a_buffer();
 		madvise(race.mem + page * page_size(), npages * page_size(), MADV_DONTNEED);
 		refill(page, npages);
 		end_turn();
