@@ -43,8 +43,8 @@ refuses()
 
 messages()
 {
-	expect 'check: refuses a kernel that there is not' refuses 'there is no kernel debgu' \
-		"$top/vm/check" 6.1 debgu
+	expect 'check: refuses a kernel that there is not' refuses 'there is no kernel none' \
+		"$top/vm/check" 6.1 none
 	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
 		"$top/vm/check" -i debug
 	expect 'module: says what to install' refuses 'install the headers' "$top/vm/module" /none
