@@ -207,7 +207,9 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	for (i = 0; i < n; i++) {
 		struct folio *folio = page_folio(pages[i]);
 
-		if (READ_ONCE(folio->mapping) != memfd->f_mapping) {
+		if (READ_ONCE(folio->mapping) != memfd->f_mapping ||
+		    (align == PAGE_SIZE && folio->index + folio_page_idx(folio, pages[i]) !=
+					   (start >> PAGE_SHIFT) + i)) {
 			unpin_user_pages(pages + i, n - i);
 			unpin_user_pages(pages, nfolios);
 			return -EFAULT;
@@ -235,6 +237,31 @@ static inline struct folio *shmem_read_folio(struct address_space *mapping, pgof
 /* Mapping takes this lock itself, where it does not just look at the seals. */
 #define inode_lock_shared_killable(inode) ((void)(inode), 0)
 #define inode_unlock_shared(inode) ((void)(inode))
+#elif defined(HAVE_FOLIO_INDEX)
+/*
+ * It finds folios by folio_index(), which is another place if reclaim is moving them to
+ * swap: such a folio is left out, and one can be there twice.
+ */
+static inline long udmabuf_memfd_pin_folios(struct file *memfd, loff_t start, loff_t end,
+					    struct folio **folios, unsigned int max_folios,
+					    pgoff_t *offset)
+{
+	long n = memfd_pin_folios(memfd, start, end, folios, max_folios, offset), i;
+	pgoff_t index;
+
+	if (n <= 0 || !shmem_mapping(memfd->f_mapping))
+		return n;
+	index = (start - *offset) >> PAGE_SHIFT;
+	for (i = 0; i < n; index += folio_nr_pages(folios[i++]))
+		if (READ_ONCE(folios[i]->index) != index)
+			break;
+	if (i == n)
+		return n;
+	unpin_user_pages((struct page **)folios, n);
+	return -EAGAIN;
+}
+
+#define memfd_pin_folios udmabuf_memfd_pin_folios
 #endif
 
 #endif /* _UDMABUF_COMPAT_H */

@@ -923,7 +923,7 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
  * @index; -EAGAIN if another is there. fallocate() leaves pages in the page cache that
  * have never been cleared, and a page fault adds a page before it clears it. Reclaim may
  * be taking one out of the file: before it looks for pins it clears PG_lru, by an atomic
- * operation that is a full barrier, as is the one for our pin, and takes the lock.
+ * operation that is a full barrier, and takes the lock.
  */
 static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 				 struct folio **folios, unsigned long nfolios)
@@ -961,11 +961,12 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 	unsigned long i, any = 0, all = ~0UL, other = 0, npages = nfolios;
 	unsigned int refs = 0;
 
+	smp_mb__after_atomic();	/* our pins before PG_lru, see udmabuf_settle_folios() */
 	for (i = 0; i < nfolios; i++) {
 		struct folio *folio = folios[i];
 		unsigned long flags = READ_ONCE(*folio_flags(folio, 0));
 
-		smp_rmb();	/* PG_lru before the mapping, see udmabuf_settle_folios() */
+		smp_rmb();	/* PG_lru before the mapping */
 		any |= flags;
 		all &= flags;
 		other |= (unsigned long)mapping ^ (unsigned long)READ_ONCE(folio->mapping);
