@@ -180,7 +180,12 @@ struct udmabuf {
 	struct page *spare;	/* mapped in place of failed pages, if there are any */
 
 	u64 ino;	/* of the dma-buf, whose file is gone when it is released */
+};
 
+/* One for each mmap(): no process waits for what the page fault of another allocates. */
+struct udmabuf_mapping {
+	refcount_t refs;
+	struct udmabuf *ubuf;
 	/* Serializes page faults of both sizes; protects what follows. */
 	struct mutex fault_lock;
 	pgoff_t fault_pgoff;		/* end of the last fault's window */
@@ -1276,10 +1281,8 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 	if (!ubuf)
 		return NULL;
 	ubuf->writable = writable;
-	ubuf->fault_pages = UDMABUF_FAULT_MIN;
 	xa_init_flags(&ubuf->inodes, XA_FLAGS_ACCOUNT);
 	mutex_init(&ubuf->dma_lock);
-	mutex_init(&ubuf->fault_lock);
 	INIT_LIST_HEAD(&ubuf->maps);
 	return ubuf;
 }
@@ -1291,7 +1294,6 @@ static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 	udmabuf_uncharge(ubuf);
 	udmabuf_put_inodes(ubuf);
 	kvfree(ubuf->extents);
-	mutex_destroy(&ubuf->fault_lock);
 	mutex_destroy(&ubuf->dma_lock);
 	kfree(ubuf);
 }
@@ -1596,31 +1598,34 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_directio
  * told above. Windows are aligned by address, so that none reaches into what a
  * huge entry may map.
  */
-static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf, struct udmabuf *ubuf)
+static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf,
+				 struct udmabuf_mapping *mapping)
 {
 	unsigned long addr = vmf->address & PAGE_MASK, end;
 
-	lockdep_assert_held(&ubuf->fault_lock);
-	if (vmf->pgoff != ubuf->fault_pgoff)
-		ubuf->fault_pages = UDMABUF_FAULT_MIN;
-	else if (ubuf->fault_pages < UDMABUF_FAULT_MAX)
-		ubuf->fault_pages *= 2;
-	end = min(round_up(addr + PAGE_SIZE, ubuf->fault_pages << PAGE_SHIFT),
+	lockdep_assert_held(&mapping->fault_lock);
+	if (vmf->pgoff != mapping->fault_pgoff)
+		mapping->fault_pages = UDMABUF_FAULT_MIN;
+	else if (mapping->fault_pages < UDMABUF_FAULT_MAX)
+		mapping->fault_pages *= 2;
+	end = min(round_up(addr + PAGE_SIZE, mapping->fault_pages << PAGE_SHIFT),
 		  vmf->vma->vm_end);
-	ubuf->fault_pgoff = min(vmf->pgoff + ((end - addr) >> PAGE_SHIFT),
-				ubuf->npages);
-	return ubuf->fault_pgoff;
+	mapping->fault_pgoff = min(vmf->pgoff + ((end - addr) >> PAGE_SHIFT),
+				   mapping->ubuf->npages);
+	return mapping->fault_pgoff;
 }
 
 /*
  * Pages behind the one that is needed are a courtesy: what goes wrong with one
  * of them shows when it is touched.
  */
-static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf, struct udmabuf *ubuf)
+static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf,
+				       struct udmabuf_mapping *mapping)
 {
+	const struct udmabuf *ubuf = mapping->ubuf;
 	size_t i = udmabuf_find_extent(ubuf, vmf->pgoff);
 	unsigned long addr = vmf->address & PAGE_MASK;
-	pgoff_t end = udmabuf_fault_end(vmf, ubuf), pgoff;
+	pgoff_t end = udmabuf_fault_end(vmf, mapping), pgoff;
 	bool any_poison = udmabuf_any_poison();
 	vm_fault_t ret;
 
@@ -1647,17 +1652,17 @@ static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf, struct udmabuf *ubu
  */
 static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 {
-	struct udmabuf *ubuf = vmf->vma->vm_private_data;
+	struct udmabuf_mapping *mapping = vmf->vma->vm_private_data;
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 
-	if (vmf->pgoff >= ubuf->npages)
+	if (vmf->pgoff >= mapping->ubuf->npages)
 		return VM_FAULT_SIGBUS;
 
-	mutex_lock(&ubuf->fault_lock);
+	mutex_lock(&mapping->fault_lock);
 	if (!pmd_leaf(pmdp_get_lockless(vmf->pmd)))
-		ret = udmabuf_insert_pages(vmf, ubuf);
-	mutex_unlock(&ubuf->fault_lock);
-	trace_udmabuf_fault(ubuf->ino, vmf, 0, ret);
+		ret = udmabuf_insert_pages(vmf, mapping);
+	mutex_unlock(&mapping->fault_lock);
+	trace_udmabuf_fault(mapping->ubuf->ino, vmf, 0, ret);
 	return ret;
 }
 
@@ -1701,30 +1706,47 @@ static bool udmabuf_page_table_checked(void)
 
 static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
-	struct udmabuf *ubuf = vmf->vma->vm_private_data;
+	struct udmabuf_mapping *mapping = vmf->vma->vm_private_data;
 	vm_fault_t ret = VM_FAULT_FALLBACK;
 	struct page *page;
 	pmd_t pmd;
 
 	if (order != PMD_ORDER || udmabuf_page_table_checked())
 		return VM_FAULT_FALLBACK;
-	page = udmabuf_huge_page(vmf, ubuf);
+	page = udmabuf_huge_page(vmf, mapping->ubuf);
 	if (!page)
 		return VM_FAULT_FALLBACK;
 
-	mutex_lock(&ubuf->fault_lock);
+	mutex_lock(&mapping->fault_lock);
 	pmd = pmdp_get_lockless(vmf->pmd);
 	if ((pmd_none(pmd) || pmd_leaf(pmd)) &&
 	    !(udmabuf_any_poison() && udmabuf_pages_poisoned(page, HPAGE_PMD_NR)))
 		ret = vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
 					 vmf->flags & FAULT_FLAG_WRITE);
-	mutex_unlock(&ubuf->fault_lock);
-	trace_udmabuf_fault(ubuf->ino, vmf, order, ret);
+	mutex_unlock(&mapping->fault_lock);
+	trace_udmabuf_fault(mapping->ubuf->ino, vmf, order, ret);
 	return ret;
 }
 #endif
 
+static void udmabuf_vm_open(struct vm_area_struct *vma)
+{
+	struct udmabuf_mapping *mapping = vma->vm_private_data;
+
+	refcount_inc(&mapping->refs);
+}
+
+static void udmabuf_vm_close(struct vm_area_struct *vma)
+{
+	struct udmabuf_mapping *mapping = vma->vm_private_data;
+
+	if (refcount_dec_and_test(&mapping->refs))
+		kfree(mapping);
+}
+
 static const struct vm_operations_struct udmabuf_vm_ops = {
+	.open		= udmabuf_vm_open,
+	.close		= udmabuf_vm_close,
 	.fault		= udmabuf_fault,
 #ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
 	.huge_fault	= udmabuf_huge_fault,
@@ -1739,6 +1761,7 @@ static const struct vm_operations_struct udmabuf_vm_ops = {
 static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
+	struct udmabuf_mapping *mapping;
 	bool sealed;
 
 	/* Copy on write would need pages that belong to somebody. */
@@ -1754,8 +1777,16 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	if (!ubuf->writable || sealed)
 		vm_flags_clear(vma, VM_MAYWRITE);
 
+	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT);
+	if (!mapping)
+		return -ENOMEM;
+	refcount_set(&mapping->refs, 1);
+	mapping->ubuf = ubuf;
+	mutex_init(&mapping->fault_lock);
+	mapping->fault_pages = UDMABUF_FAULT_MIN;
+
 	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
-	vma->vm_private_data = ubuf;
+	vma->vm_private_data = mapping;
 	vma->vm_ops = &udmabuf_vm_ops;
 	return 0;
 }
