@@ -22,7 +22,7 @@ of(driver, row, kind) = sprintf("< awk '$1 == \"%s\" && sub(\"^%s-\", \"\", $3) 
 	driver, row, kind, raw)
 
 set xrange [2048:8e9]
-set xtics ('4K' 4096, '64K' 65536, '1M' 1048576, '16M' 16777216, '256M' 268435456, '4G' 4294967296)
+set xtics ('4K' 4096, '64K' 65536, '1M' 1048576, '16M' 16777216, '256M' 268435456, '1G' 1073741824)
 set title 'creation and close, over size'
 plot of('mainline', 'size-create-memfd', '4K') title 'mainline, memfd, 4K pages' with linespoints lc 7 pt 7 ps 0.6, \
      of('ours', 'size-create-memfd', '4K') title 'memfd, 4K pages' with linespoints lc 6 pt 7 ps 0.6, \

@@ -7,7 +7,7 @@
 #include "common.h"
 
 #define MEDIUM		(64 * MIB)
-#define LARGEST		(4 * GIB)
+#define LARGEST		GIB
 #define MODERATE	1024U
 #define MOST		65536U
 

@@ -801,7 +801,7 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 
 /* Pinning memfds */
 
-/* Mainline's errnos, but for the last two, which it has no check for. */
+/* Mainline's errnos, but for the last one, which it has no check for. */
 static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 {
 	int seals = udmabuf_get_seals(file_inode(memfd));
@@ -817,9 +817,6 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 	/* A receiver that was to read only must not write through the buffer. */
 	if (!(memfd->f_mode & FMODE_WRITE))
 		return -EACCES;
-	/* The pages are all different, and holes would be filled until OOM. */
-	if (size >> PAGE_SHIFT > totalram_pages())
-		return -ENOMEM;
 	return 0;
 }
 
@@ -1947,6 +1944,9 @@ static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 	struct udmabuf *ubuf;
 	int ret = 0;
 
+	/* All that a buffer is used for takes time and memory by its size. */
+	if (source->npages > totalram_pages())
+		return -ENOMEM;
 	ubuf = udmabuf_alloc(!(flags & UDMABUF_FLAGS_RDONLY));
 	if (!ubuf)
 		return -ENOMEM;

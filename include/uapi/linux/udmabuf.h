@@ -35,10 +35,10 @@
  *   base + length wraps.
  * - E2BIG: the lengths add up to more than the module parameter size_limit_mb or to
  *   more than INT_MAX pages.
- * - ENOMEM: the pages would take the caller's user over RLIMIT_MEMLOCK and the
- *   caller lacks CAP_IPC_LOCK; one page is named so often that its reference
- *   count could overflow; a page cannot be moved to where it may stay pinned;
- *   or the kernel is out of memory.
+ * - ENOMEM: the lengths add up to more than the machine's memory; the pages would
+ *   take the caller's user over RLIMIT_MEMLOCK and the caller lacks CAP_IPC_LOCK; one
+ *   page is named so often that its reference count could overflow; a page cannot be
+ *   moved to where it may stay pinned; or the kernel is out of memory.
  * - EFAULT: a range is not mapped, is not writable (unless
  *   %UDMABUF_FLAGS_RDONLY), is a mapping of device memory or of memfd_secret(2),
  *   or holds a page with a memory failure.
@@ -56,6 +56,7 @@
  *   list_limit; an offset or a size is not a multiple of the page size; the
  *   sizes add up to 0, to more than the module parameter size_limit_mb or to
  *   more than INT_MAX pages.
+ * - ENOMEM: the sizes add up to more than the machine's memory.
  *
  * and then for one entry after the other:
  *
@@ -64,8 +65,7 @@
  * - EINVAL: the file lacks %F_SEAL_SHRINK, as all but memfds do, or has %F_SEAL_WRITE
  *   or %F_SEAL_FUTURE_WRITE; the size is 0, or the range ends behind the file.
  * - EACCES: the file descriptor is not open for writing.
- * - ENOMEM: as above, but for RLIMIT_MEMLOCK, which does not apply; and a range larger
- *   than the machine's memory.
+ * - ENOMEM: as above, but for RLIMIT_MEMLOCK, which does not apply.
  * - EFAULT: the range holds a page with a memory failure.
  * - EINTR, EMFILE, ENFILE: as above.
  */

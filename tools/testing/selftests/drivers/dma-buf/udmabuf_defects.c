@@ -155,8 +155,8 @@ TEST_F(defects, two_tib_are_refused_without_a_warning)
 	int fd = sealed_memfd(0, 0, F_SEAL_SHRINK);
 	__u64 size = largest_size() < 1ULL << 41 ? largest_size() : 1ULL << 41;
 
-	test_err_create_memfd(EBADFD, self->dev, 0, -1, 0, size);
-	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, size);
+	test_err_create_memfd(ENOMEM, self->dev, 0, -1, 0, size);
+	test_err_create_memfd(ENOMEM, self->dev, 0, self->fd, 0, size);
 	ASSERT_EQ(0, ftruncate(fd, size));
 	test_err_create_memfd(ENOMEM, self->dev, 0, fd, 0, size);
 	EXPECT_NOTHING_KEPT(&self->session);
@@ -219,9 +219,9 @@ TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
 	if (cgroups_open(&groups) || !set_list_limit(REPEATED))
 		SKIP(return, "no memory cgroups, or not root");
 	buf = create_repeated(self->dev, self->fd, self->page, REPEATED);
-	imp = test_attach(buf, 0, self->page);
 	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
 	before = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
+	imp = test_attach(buf, 0, self->page);
 	test_map(imp, IMPORTER_TO_DEVICE);
 	after = text_number(cgroup_file(&groups, CGROUP_INNER "/memory.stat"), "kernel ");
 	EXPECT_LT(REPEATED * 32 / 2, after - before);
@@ -247,32 +247,27 @@ TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 150)
 }
 
 #define KILLED_LEN	(64UL << 20)
-#define KILLED_TIMES	1024
-#define KILLED_PART	32
+#define KILLED_TIMES	32
 
-/* D7: a killed create goes on to its end. */
+/* D7: a killed create goes on to its end. It may be almost there when we see it: again. */
 TEST_F(defects, create_can_be_killed)
 {
-	int fd = sealed_memfd(KILLED_LEN, 0, F_SEAL_SHRINK);
-	long long start, part_ms;
+	long all = KILLED_TIMES * KILLED_LEN / self->page, start, at, late;
+	int fd = sealed_memfd(KILLED_LEN, 0, F_SEAL_SHRINK), tries = 100;
 	pid_t pid;
 
-	if (largest_size() / KILLED_LEN < KILLED_TIMES)
-		SKIP(return, "a 32-bit kernel makes no buffer that takes long");
 	close(test_create_memfd(self->dev, 0, fd, 0, KILLED_LEN));
-	start = now_ms();
-	close(create_repeated(self->dev, fd, KILLED_LEN, KILLED_PART));
-	part_ms = now_ms() - start;
-	pid = fork();
-	if (!pid) {
-		create_repeated(self->dev, fd, KILLED_LEN, KILLED_TIMES);
-		_exit(1);
-	}
-	sleep_ms(100);
-	start = now_ms();
-	kill(pid, SIGKILL);
-	EXPECT_EQ(128 + SIGKILL, reap(pid));
-	EXPECT_GT(part_ms * (KILLED_TIMES / KILLED_PART) / 4 + 200, now_ms() - start);
+	do {
+		start = pages_pinned();
+		pid = fork();
+		if (!pid) {
+			create_repeated(self->dev, fd, KILLED_LEN, KILLED_TIMES);
+			_exit(1);
+		}
+		late = kill_while_pinning(pid, start, all / 64, &at);
+	} while ((late < 0 || at > all / 4) && --tries);
+	EXPECT_LT(0, tries);
+	EXPECT_GT(all / 2, late) TH_LOG("of %ld pages %ld were pinned late", all, late);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 

@@ -199,7 +199,7 @@ TEST_F(errnos, largest_size_is_refused_without_a_warning)
 	test_err_create(ENOMEM, self->dev, 0, &iov, 1);
 	set_capability(CAP_IPC_LOCK, true);
 	if (has_capability(CAP_IPC_LOCK))
-		test_err_create(EFAULT, self->dev, 0, &iov, 1);
+		test_err_create(ENOMEM, self->dev, 0, &iov, 1);
 }
 
 TEST_F(errnos, no_free_fd_is_emfile)

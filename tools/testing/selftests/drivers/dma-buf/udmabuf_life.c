@@ -619,50 +619,44 @@ TEST_F(killed, create_while_many_wait)
 	EXPECT_TRUE(buffer_is(map, iovs, ARRAY_SIZE(iovs)));
 }
 
-#define LARGE_TIMES	65536
-#define LARGE_PART	(LARGE_TIMES / 64)
+#define LARGE_TIMES	64
+#define LARGE_PAGES	2048L
 
-/* A buffer of @times the same huge pages; the bookkeeping of it is small. */
-static int create_repeated(int dev, const struct mem *mem, size_t times)
+/* A buffer of the same memory again and again */
+static void create_large(int dev, char *mem)
 {
-	struct udmabuf_iovec *iovs = calloc(times, sizeof(*iovs));
-	int buf;
+	struct udmabuf_iovec iovs[LARGE_TIMES];
 
-	make_entries(iovs, times, mem->addr, mem->len, 0);
-	buf = _create(dev, 0, iovs, times);
-	free(iovs);
-	return buf;
+	make_entries(iovs, LARGE_TIMES, mem, LARGE_PAGES * page_size(), 0);
+	_create(dev, 0, iovs, LARGE_TIMES);
 }
 
 /*
- * Guards D7: mainline pins to the end before it looks at signals. To be killed
- * early must take far less time than to finish.
+ * Guards D7: mainline pins to the end before it looks at signals. We may have no CPU
+ * until the create is almost done: then again.
  */
 TEST_F(killed, large_create)
 {
-	struct mem mem = mem_get(MEM_HUGETLB, 4 * hugetlb_size());
-	long long start, part_ms;
+	long all = LARGE_TIMES * LARGE_PAGES, start, at, late;
+	char *mem = anon_small(LARGE_PAGES * page_size());
+	int tries = 100;
 	pid_t pid;
 
 	set_capability(CAP_IPC_LOCK, true);
-	if (mem.why_not || !has_capability(CAP_IPC_LOCK))
-		SKIP(return, "needs hugetlb pages and CAP_IPC_LOCK");
-	start = now_ms();
-	close(create_repeated(self->dev, &mem, LARGE_PART));
-	part_ms = now_ms() - start;
-	pid = fork();
-	if (!pid) {
-		memset(mem.addr, 2, mem.len);
-		tell(self->socks[1]);
-		create_repeated(self->dev, &mem, LARGE_TIMES);
-		_exit(1);
-	}
-	hear(self->socks[0]);
-	sleep_ms(20);
-	start = now_ms();
-	kill(pid, SIGKILL);
-	EXPECT_EQ(128 + SIGKILL, reap(pid));
-	EXPECT_GT(part_ms * (LARGE_TIMES / LARGE_PART) / 4 + 100, now_ms() - start);
+	if (!has_capability(CAP_IPC_LOCK))
+		SKIP(return, "needs CAP_IPC_LOCK");
+	fill(mem, LARGE_PAGES * page_size(), 1);
+	do {
+		start = pages_pinned();
+		pid = fork();
+		if (!pid) {
+			create_large(self->dev, mem);
+			_exit(1);
+		}
+		late = kill_while_pinning(pid, start, LARGE_PAGES, &at);
+	} while ((late < 0 || at > all / 4) && --tries);
+	EXPECT_LT(0, tries);
+	EXPECT_GT(all / 2, late) TH_LOG("of %ld pages %ld were pinned late", all, late);
 	set_capability(CAP_IPC_LOCK, false);
 	EXPECT_NOTHING_KEPT(&self->session);
 }

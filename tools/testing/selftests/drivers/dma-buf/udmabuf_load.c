@@ -251,19 +251,6 @@ FIXTURE_TEARDOWN(large)
 	SESSION_CLOSE(&self->session);
 }
 
-static long long now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
-}
-
-static long pins(void)
-{
-	return text_number("/proc/vmstat", "nr_foll_pin_acquired ");
-}
-
 static long unpins(void)
 {
 	return text_number("/proc/vmstat", "nr_foll_pin_released ");
@@ -299,12 +286,12 @@ static void *watch_cpu(void *arg)
 	run_on(creator->cpu);
 	sched_setscheduler(0, SCHED_FIFO, &priority);
 	while (!creator->done) {
-		long pages = pins() + unpins();
+		long pages = pages_pinned() + unpins();
 		long long us = now_us();
 
 		sleep_ms(1);
 		us = now_us() - us;
-		pages = pins() + unpins() - pages;
+		pages = pages_pinned() + unpins() - pages;
 		if (creator->longest_us < us)
 			creator->longest_us = us;
 		if (us > NOTICED_US && creator->most_pages < pages)
@@ -373,13 +360,13 @@ static long long kill_creator(struct creator *creator, long us)
 	long long start;
 
 	usleep(us);
-	creator->late_pages = -pins();
+	creator->late_pages = -pages_pinned();
 	start = now_us();
 	kill(pid, SIGKILL);
 	if (reap(pid) != 128 + SIGKILL)
 		return -1;
 	start = now_us() - start;
-	creator->late_pages += pins();
+	creator->late_pages += pages_pinned();
 	return start;
 }
 
@@ -455,6 +442,14 @@ static struct timed timed_mapping(int buf, long long create_us)
 
 static struct udmabuf_create_item listed[ENTRIES];
 
+/* So much of a huge page that the longest list names half of the machine's memory */
+static size_t listed_len(void)
+{
+	size_t len = memory_kib("MemTotal:") * 512ULL / ENTRIES / page_size() * page_size();
+
+	return len > hugetlb_size() ? hugetlb_size() : len;
+}
+
 /* Every entry has @len bytes of one of the memfds, in turn. */
 static int timed_list(int dev, const int *memfds, size_t n, size_t len, long long *us)
 {
@@ -479,7 +474,7 @@ static struct timed huge_pages_lost(int dev, size_t n)
 	hugetlb_provide(2 * n * huge);
 	for (i = 0; i < n; i++)
 		memfds[i] = sealed_memfd(huge, MFD_HUGETLB, F_SEAL_SHRINK);
-	buf = timed_list(dev, memfds, n, huge, &us);
+	buf = timed_list(dev, memfds, n, listed_len(), &us);
 	for (i = 0; i < n; i++)
 		fallocate(memfds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, huge);
 	return timed_mapping(buf, us);
@@ -635,18 +630,19 @@ FIXTURE_VARIANT(waits) {
 
 FIXTURE_VARIANT_ADD(waits, memory) { QUOTA_PAGES, false, false };
 FIXTURE_VARIANT_ADD(waits, list) { ENTRIES, true, false };
-FIXTURE_VARIANT_ADD(waits, list_of_huge_pages) { ENTRIES - 1, true, true };
+FIXTURE_VARIANT_ADD(waits, list_of_a_huge_page) { ENTRIES - 1, true, true };
 
 FIXTURE_SETUP(waits)
 {
 	SESSION_OPEN(&self->session);
 	self->creator.dev = self->session.dev;
 	self->creator.maps = true;
-	self->unit = variant->huge ? hugetlb_size() : page_size();
+	self->unit = variant->huge ? listed_len() : page_size();
 	self->len = variant->entries * self->unit;
 	if (variant->huge)
-		hugetlb_provide(2 * self->unit);
-	self->fd = sealed_memfd(self->unit, variant->huge ? MFD_HUGETLB : 0, F_SEAL_SHRINK);
+		hugetlb_provide(2 * hugetlb_size());
+	self->fd = sealed_memfd(variant->huge ? hugetlb_size() : self->unit,
+				variant->huge ? MFD_HUGETLB : 0, F_SEAL_SHRINK);
 	if (self->fd < 0)
 		SKIP(return, "no hugetlb memfds here");
 	self->creator.mem = anon_small(QUOTA_PAGES * page_size());
@@ -658,7 +654,7 @@ FIXTURE_TEARDOWN(waits)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Only the first of huge pages, of which there are too many */
+/* Not all of them, if the entries have more than one */
 static void touch_pages(const char *map, size_t npages)
 {
 	size_t i;
@@ -691,7 +687,7 @@ static bool operation_fails(struct _test_data_waits *self, size_t entries, bool 
 	case OP_UNMAP:
 		return _unmap(self->imp, self->dma.handle);
 	case OP_VMAP:
-		/* Huge pages are more than the kernel maps. */
+		/* Others are more than the kernel maps. */
 		return self->unit == page_size() && _vmap(self->imp);
 	case OP_VUNMAP:
 		return self->unit == page_size() && ioctl(self->imp, IMPORTER_VUNMAP);

@@ -86,12 +86,17 @@ static inline __u64 to_u64(const void *ptr)
 	return (uintptr_t)ptr;
 }
 
-static inline long long now_ms(void)
+static inline long long now_us(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
+}
+
+static inline long long now_ms(void)
+{
+	return now_us() / 1000;
 }
 
 static inline void sleep_ms(unsigned int ms)
@@ -1369,6 +1374,27 @@ static inline int reap(pid_t pid)
 	if (waitpid(pid, &status, 0) != pid)
 		return -1;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static inline long pages_pinned(void)
+{
+	return text_number("/proc/vmstat", "nr_foll_pin_acquired ");
+}
+
+/*
+ * Kills a process that creates a buffer when @least pages are pinned, beside @start: how
+ * many are pinned after the @at that were when it was killed, or -1 if it ended before.
+ */
+static inline long kill_while_pinning(pid_t pid, long start, long least, long *at)
+{
+	siginfo_t ended = {};
+
+	do {
+		*at = pages_pinned() - start;
+		waitid(P_PID, pid, &ended, WEXITED | WNOHANG | WNOWAIT);
+	} while (*at < least && !ended.si_pid);
+	kill(pid, SIGKILL);
+	return reap(pid) == 128 + SIGKILL ? pages_pinned() - start - *at : -1;
 }
 
 /* Is this process or thread neither running nor dead? */
