@@ -110,9 +110,6 @@ MODULE_PARM_DESC(size_limit_mb,
 #define UDMABUF_SAMPLE		16UL
 #define UDMABUF_MIN_LIST	256UL
 
-/* Folios unpinned without a chance to reschedule, or pages / 8: they may be cleared */
-#define UDMABUF_UNPIN_BATCH	512UL
-
 /*
  * A fault populates the rest of an aligned window, which grows while one fault
  * follows where another ended, but not beyond what one page table maps.
@@ -1222,18 +1219,14 @@ static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins, bool d
 static void udmabuf_unpin_run(const struct udmabuf *ubuf, struct page *page,
 			      unsigned long npages, bool dirty)
 {
-	unsigned long n, batch = 0;
+	unsigned long n;
 
 	for (; npages; page += n, npages -= n) {
 		struct folio *folio = page_folio(page);
 
 		n = min(npages, udmabuf_folio_rest(folio, page));
 		udmabuf_unpin_folio(folio, ubuf->folio_pins ? 1 : n, dirty);
-		batch += 1 + n / 8;
-		if (batch >= UDMABUF_UNPIN_BATCH) {
-			batch = 0;
-			cond_resched();
-		}
+		cond_resched();
 	}
 }
 
