@@ -134,12 +134,16 @@ struct udmabuf_extent {
 	};
 };
 
-/* What an importer has mapped; the buffer has a list of them. */
+/*
+ * What an importer has mapped, and then it is in the buffer's list, or will map. An
+ * attachment comes with one: nobody waits for its memory with dma_resv locked.
+ */
 struct udmabuf_map {
 	struct list_head node;
 	struct device *dev;
-	struct sg_table sgt;
 	enum dma_data_direction dir;
+	struct sg_table sgt;
+	struct scatterlist segs[];
 };
 
 struct udmabuf {
@@ -260,7 +264,7 @@ static size_t udmabuf_find_extent(const struct udmabuf *ubuf, pgoff_t pgoff)
 }
 
 /* The page at @pgoff, which must be in extent @i. */
-static struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i, pgoff_t pgoff)
+static inline struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i, pgoff_t pgoff)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
 
@@ -1403,24 +1407,36 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 }
 
 /* In one piece rather than chained, which is quicker to set up and to walk. */
-static int udmabuf_alloc_sgt(const struct udmabuf *ubuf, struct device *dev,
-			     struct sg_table *sgt)
+static struct udmabuf_map *udmabuf_new_map(const struct udmabuf *ubuf, struct device *dev)
 {
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
+	struct udmabuf_map *map;
 	struct scatterlist *end;
 
 	/* No page is cut. With pages of 64 KiB some devices may want that. */
 	if (!limits.max || dma_get_seg_boundary(dev) < PAGE_SIZE - 1)
-		return -EINVAL;
-	sgt->sgl = kvmalloc_objs(*sgt->sgl, udmabuf_max_segs(ubuf, limits),
-				 UDMABUF_GFP);
-	if (!sgt->sgl)
-		return -ENOMEM;
-	end = udmabuf_fill_segs(ubuf, limits, sgt->sgl);
+		return ERR_PTR(-EINVAL);
+	map = kvmalloc(struct_size(map, segs, udmabuf_max_segs(ubuf, limits)), UDMABUF_GFP);
+	if (!map)
+		return ERR_PTR(-ENOMEM);
+	end = udmabuf_fill_segs(ubuf, limits, map->segs);
 	sg_mark_end(end - 1);
-	sgt->nents = end - sgt->sgl;
-	sgt->orig_nents = sgt->nents;
-	return 0;
+	map->sgt.sgl = map->segs;
+	map->sgt.nents = end - map->segs;
+	map->sgt.orig_nents = map->sgt.nents;
+	map->dev = dev;
+	return map;
+}
+
+static int udmabuf_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	attach->priv = udmabuf_new_map(dmabuf->priv, attach->dev);
+	return PTR_ERR_OR_ZERO(attach->priv);
+}
+
+static void udmabuf_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	kvfree(attach->priv);
 }
 
 /* A CPU access is over before dma_lock is taken, or finds the map in the list. */
@@ -1440,8 +1456,8 @@ static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 	return ret;
 }
 
-static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev,
-					enum dma_data_direction dir)
+static struct sg_table *udmabuf_map(struct udmabuf *ubuf, struct dma_buf_attachment *attach,
+				    enum dma_data_direction dir)
 {
 	struct udmabuf_map *map;
 	int ret;
@@ -1453,19 +1469,15 @@ static struct sg_table *udmabuf_new_map(struct udmabuf *ubuf, struct device *dev
 	if (ret)
 		return ERR_PTR(ret);
 
-	map = kzalloc_obj(*map, GFP_KERNEL_ACCOUNT);
-	if (!map)
-		return ERR_PTR(-ENOMEM);
-	map->dev = dev;
+	/* None is left if the attachment is mapped already. */
+	map = xchg(&attach->priv, NULL) ?: udmabuf_new_map(ubuf, attach->dev);
+	if (IS_ERR(map))
+		return ERR_CAST(map);
 	map->dir = dir;
-
-	ret = udmabuf_alloc_sgt(ubuf, dev, &map->sgt);
-	if (!ret)
-		ret = udmabuf_add_map(ubuf, map);
+	ret = udmabuf_add_map(ubuf, map);
 	if (!ret)
 		return &map->sgt;
-	kvfree(map->sgt.sgl);
-	kfree(map);
+	kvfree(xchg(&attach->priv, map));
 	return ERR_PTR(ret);
 }
 
@@ -1473,7 +1485,7 @@ static struct sg_table *udmabuf_map_dma_buf(struct dma_buf_attachment *attach,
 					    enum dma_data_direction dir)
 {
 	struct udmabuf *ubuf = attach->dmabuf->priv;
-	struct sg_table *sgt = udmabuf_new_map(ubuf, attach->dev, dir);
+	struct sg_table *sgt = udmabuf_map(ubuf, attach, dir);
 
 	trace_udmabuf_map(ubuf->ino, attach->dev, dir, sgt);
 	return sgt;
@@ -1544,8 +1556,7 @@ static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_t
 		udmabuf_sync_for_device(ubuf, attach->dmabuf->size, true);
 	mutex_unlock(&ubuf->dma_lock);
 
-	kvfree(sgt->sgl);
-	kfree(map);
+	kvfree(xchg(&attach->priv, map));
 }
 
 static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
@@ -1880,6 +1891,8 @@ static void udmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 /* Export */
 
 static const struct dma_buf_ops udmabuf_ops = {
+	.attach			= udmabuf_attach,
+	.detach			= udmabuf_detach,
 	.map_dma_buf		= udmabuf_map_dma_buf,
 	.unmap_dma_buf		= udmabuf_unmap_dma_buf,
 	.release		= udmabuf_release,
@@ -1891,6 +1904,8 @@ static const struct dma_buf_ops udmabuf_ops = {
 };
 
 static const struct dma_buf_ops udmabuf_ops_no_vmap = {
+	.attach			= udmabuf_attach,
+	.detach			= udmabuf_detach,
 	.map_dma_buf		= udmabuf_map_dma_buf,
 	.unmap_dma_buf		= udmabuf_unmap_dma_buf,
 	.release		= udmabuf_release,

@@ -45,7 +45,7 @@ struct sweeper {
 	int memfd;
 	int buf;
 	int imp;
-	struct udmabuf_importer_map map;
+	struct udmabuf_importer_map map, second_map;
 	char *area;		/* where buffers are mapped */
 };
 
@@ -451,6 +451,17 @@ static const char *undo_map(struct sweeper *self)
 	return _unmap(self->imp, self->map.handle) ? "not mapped" : "";
 }
 
+/* What comes with the attachment is in use. */
+static int run_second_map(struct sweeper *self)
+{
+	return _map(self->imp, IMPORTER_TO_DEVICE, &self->second_map);
+}
+
+static const char *undo_second_map(struct sweeper *self)
+{
+	return _unmap(self->imp, self->second_map.handle) ? "not mapped" : "";
+}
+
 static int run_sync(struct sweeper *self)
 {
 	int ret = _sync_cpu(self->buf, SYNC_START(RW));
@@ -484,6 +495,7 @@ TEST_F_TIMEOUT(fail_nth, importers, 300)
 		ASSERT_EQ(0, run_attach(sweeper));
 		EXPECT_SWEEP(.run = run_map, .undo = undo_map);
 		ASSERT_EQ(0, run_map(sweeper));
+		EXPECT_SWEEP(.run = run_second_map, .undo = undo_second_map);
 		EXPECT_SWEEP(.run = run_sync, .undo = undo_nothing);
 		close(sweeper->imp);
 		close(sweeper->buf);

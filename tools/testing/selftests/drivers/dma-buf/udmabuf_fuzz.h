@@ -294,8 +294,14 @@ static void add_importer(struct buffer *buffer, __u64 mask, __u32 max_seg, __u64
 {
 	int imp = open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
 
-	if (imp < 0 || _attach_bounded(imp, buffer->fd, mask, max_seg, boundary))
-		WRONG("attach: %s", strerror(errno));
+	if (imp < 0)
+		WRONG("%s: %s", UDMABUF_IMPORTER_DEV, strerror(errno));
+	if (INJECTED(_attach_bounded(imp, buffer->fd, mask, max_seg, boundary))) {
+		if (!injecting() && errno != ENOMEM)
+			WRONG("attach: %s", strerror(errno));
+		close(imp);
+		return;
+	}
 	world.importers[world.nimporters++] = (struct importer) { imp, buffer };
 }
 

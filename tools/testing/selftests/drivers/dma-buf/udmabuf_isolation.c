@@ -4,6 +4,8 @@
  * the same memory, at memory that they may only read, at the pages of a file, at
  * memory and quota of others.
  */
+#include <poll.h>
+#include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/sysmacros.h>
@@ -768,6 +770,168 @@ TEST_F_TIMEOUT(memcg, too_many_lists, 120)
 	EXPECT_GT(MOST_BUFFERS, count);
 	EXPECT_NOTHING_KEPT(&self->session);
 	EXPECT_TRUE(group_gets_empty(&self->groups));
+}
+
+/*
+ * Somebody shares a buffer with us and is in a group that has more than its
+ * memory.high: each of their allocations may last for seconds. Ours must not.
+ */
+
+#define HIGH		(1024 * 1024UL)
+#define HELD		(64UL << 20)	/* locked, so that it stays over HIGH */
+#define SHARED_LEN	(256UL << 20)	/* of which each 16 pages are the same */
+#define STRIDE		(page_size() / 8 * page_size())	/* has a page table of its own */
+#define FAULTERS	8
+#define FAULTS		20000
+#define WATCHED_MS	5000
+
+FIXTURE(throttled) {
+	struct session session;
+	struct cgroups groups;
+	int bufs[2];		/* what we share, and what is ours alone */
+	volatile long *counts;
+};
+
+static int create_shared(int dev)
+{
+	static struct udmabuf_create_item items[4096];
+	size_t len = 16 * page_size(), n = SHARED_LEN / len, i;
+	int fd = sealed_memfd(len, 0, F_SEAL_SHRINK);
+
+	for (i = 0; i < n; i++)
+		items[i] = (struct udmabuf_create_item) { fd, 0, 0, len };
+	return _create_list(dev, 0, items, n);
+}
+
+FIXTURE_SETUP(throttled)
+{
+	const char *why_not = cgroups_open(&self->groups);
+	int i;
+
+	if (why_not)
+		SKIP(return, "%s", why_not);
+	SESSION_OPEN(&self->session);
+	for (i = 0; i < 2; i++) {
+		self->bufs[i] = create_shared(self->session.dev);
+		ASSERT_LE(0, self->bufs[i]) TH_LOG("create: %s", strerror(errno));
+	}
+	self->counts = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+FIXTURE_TEARDOWN(throttled)
+{
+	SESSION_CLOSE(&self->session);
+	cgroups_close(&self->groups);
+}
+
+static void get_throttled(const struct cgroups *groups)
+{
+	char *held = anon_small(HELD);
+
+	CHILD_CHECK(!cgroup_enter(groups, CGROUP_INNER));
+	memset(held, 1, HELD);
+	CHILD_CHECK(!mlock(held, HELD));
+	CHILD_CHECK(!write_number(cgroup_file(groups, CGROUP_INNER "/memory.high"), HIGH));
+}
+
+/* Page faults for as many page tables as there are, in one system call at a time */
+static void *fault_again_and_again(void *arg)
+{
+	struct iovec bytes[256];
+	int buf = *(int *)arg, zero = open("/dev/zero", O_RDONLY);
+	size_t n, off;
+
+	for (;;) {
+		char *map = _map_buf(buf, SHARED_LEN, PROT_READ | PROT_WRITE, 0);
+
+		for (n = 0, off = 0; n < ARRAY_SIZE(bytes) && off < SHARED_LEN; off += STRIDE)
+			bytes[n++] = (struct iovec) { map + off, 1 };
+		if (readv(zero, bytes, n) < 0)
+			_exit(1);
+		munmap(map, SHARED_LEN);
+	}
+	return NULL;
+}
+
+static void count_faults(int buf, volatile long *count)
+{
+	for (;; ++*count) {
+		char *map = _map_buf(buf, 16 * page_size(), PROT_READ, 0);
+
+		(void)*(volatile char *)map;
+		munmap(map, 16 * page_size());
+	}
+}
+
+/* Each faults on, on one CPU's time: the buffer that is shared as well as the other. */
+TEST_F_TIMEOUT(throttled, others_fault, 300)
+{
+	pid_t pids[3];
+	pthread_t thread;
+	int i;
+
+	pids[2] = fork();
+	if (!pids[2]) {
+		get_throttled(&self->groups);
+		for (i = 1; i < FAULTERS; i++)
+			pthread_create(&thread, NULL, fault_again_and_again, &self->bufs[0]);
+		fault_again_and_again(&self->bufs[0]);
+	}
+	sleep_ms(3000);
+	for (i = 0; i < 2; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			count_faults(self->bufs[i], &self->counts[i]);
+	}
+	while (self->counts[1] < FAULTS)
+		sleep_ms(20);
+	EXPECT_LT(FAULTS / 8, self->counts[0]);
+	for (i = 0; i < 3; i++) {
+		EXPECT_FALSE(waitpid(pids[i], NULL, WNOHANG));
+		kill(pids[i], SIGKILL);
+		reap(pids[i]);
+	}
+}
+
+/* poll() takes the lock that the buffer is mapped under. */
+TEST_F_TIMEOUT(throttled, others_poll, 300)
+{
+	struct pollfd fd = { .fd = self->bufs[0], .events = POLLIN | POLLOUT };
+	long long start, us, longest = 0;
+	pid_t pid;
+
+	SKIP_WITHOUT_IMPORTER();
+	pid = fork();
+	if (!pid) {
+		struct udmabuf_importer_map map;
+		int imp = importer_open();
+
+		get_throttled(&self->groups);
+		self->counts[0] = 1;
+		CHILD_CHECK(!_attach(imp, self->bufs[0], 0, UINT_MAX));
+		CHILD_CHECK(!_map(imp, IMPORTER_TO_DEVICE, &map));
+		self->counts[0] = 2;
+		_exit(0);
+	}
+	while (!self->counts[0] && !waitpid(pid, NULL, WNOHANG))
+		sleep_ms(1);
+	start = now_us();
+	while (self->counts[0] == 1 && now_us() - start < WATCHED_MS * 1000LL) {
+		us = now_us();
+		poll(&fd, 1, 0);
+		us = now_us() - us;
+		if (longest < us)
+			longest = us;
+	}
+	us = now_us() - start;
+	TH_LOG("watched for %lld us, longest poll() %lld us", us, longest);
+	EXPECT_LT(0, self->counts[0]);
+	/* Half a second may be that others had the CPU. */
+	if (longest > 500000)
+		EXPECT_LT(longest, us / 2);
+	kill(pid, SIGKILL);
+	reap(pid);
 }
 
 /* A user who is root in a namespace of their own, as in a rootless container */
