@@ -736,7 +736,7 @@ static int create_listed(int dev, bool memfd, int fd, const char *mem)
 }
 
 /* What the driver notes of each page, 128 KiB a buffer; the pages are ours. */
-TEST_F_TIMEOUT(memcg, too_many_lists, 120)
+TEST_F(memcg, too_many_lists)
 {
 	size_t len = 256 * page_size(), count = 0;
 	int fd = sealed_memfd(len, 0, F_SEAL_SHRINK), status, i;
@@ -865,7 +865,7 @@ static void count_faults(int buf, volatile long *count)
 }
 
 /* Each faults on, on one CPU's time: the buffer that is shared as well as the other. */
-TEST_F_TIMEOUT(throttled, others_fault, 300)
+TEST_F(throttled, others_fault)
 {
 	pid_t pids[3];
 	pthread_t thread;
@@ -895,7 +895,7 @@ TEST_F_TIMEOUT(throttled, others_fault, 300)
 }
 
 /* poll() takes the lock that the buffer is mapped under. */
-TEST_F_TIMEOUT(throttled, others_poll, 300)
+TEST_F(throttled, others_poll)
 {
 	struct pollfd fd = { .fd = self->bufs[0], .events = POLLIN | POLLOUT };
 	long long start, us, longest = 0;
