@@ -7,37 +7,16 @@
  */
 #include <err.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <drm/drm_fourcc.h>
 #include <linux/dma-buf.h>
-#include <wayland-client.h>
 
 #include "emulator.h"
-#include "linux-dmabuf-v1-client-protocol.h"
-#include "xdg-shell-client-protocol.h"
+#include "window.h"
 
 #define MAX_TRIES	100
-
-struct window {
-	struct wl_display *display;
-	struct wl_compositor *compositor;
-	struct xdg_wm_base *shell;
-	struct zwp_linux_dmabuf_v1 *linux_dmabuf;
-	struct wl_surface *surface;
-	struct wl_buffer *buffer;
-	bool linear, implicit;	/* the modifiers the compositor takes */
-	bool configured;
-	bool refused;
-	bool drawn;		/* the compositor has drawn what was committed */
-};
 
 const struct story story = {
 	.program = "udmabuf-wayland",
@@ -56,229 +35,16 @@ const struct story story = {
 	},
 };
 
-static void fail(struct window *win)
-{
-	const struct wl_interface *interface = NULL;
-	__u32 code;
-
-	if (wl_display_get_error(win->display) == EPROTO) {
-		code = wl_display_get_protocol_error(win->display, &interface, NULL);
-		errx(1, "the compositor reports error %u of %s", code,
-		     interface ? interface->name : "an unknown object");
-	}
-	err(1, "lost the compositor");
-}
-
-static void dispatch(struct window *win)
-{
-	if (wl_display_dispatch(win->display) < 0)
-		fail(win);
-}
-
-static void handle_format(void *data, struct zwp_linux_dmabuf_v1 *linux_dmabuf,
-			  __u32 format)
-{
-}
-
-static void handle_modifier(void *data, struct zwp_linux_dmabuf_v1 *linux_dmabuf,
-			    __u32 format, __u32 high, __u32 low)
-{
-	struct window *win = data;
-	__u64 modifier = (__u64)high << 32 | low;
-
-	if (format != DRM_FORMAT_XRGB8888)
-		return;
-	win->linear |= modifier == DRM_FORMAT_MOD_LINEAR;
-	win->implicit |= modifier == DRM_FORMAT_MOD_INVALID;
-}
-
-static const struct zwp_linux_dmabuf_v1_listener linux_dmabuf_listener = {
-	.format = handle_format,
-	.modifier = handle_modifier,
-};
-
-static void handle_ping(void *data, struct xdg_wm_base *shell, __u32 serial)
-{
-	xdg_wm_base_pong(shell, serial);
-}
-
-static const struct xdg_wm_base_listener shell_listener = {
-	.ping = handle_ping,
-};
-
-static void *bind(struct wl_registry *registry, __u32 name, __u32 has,
-		  const struct wl_interface *interface, __u32 version)
-{
-	if (has < version)
-		errx(1, "the compositor's %s is too old", interface->name);
-	return wl_registry_bind(registry, name, interface, version);
-}
-
-static void handle_global(void *data, struct wl_registry *registry, __u32 name,
-			  const char *interface, __u32 version)
-{
-	struct window *win = data;
-
-	if (!strcmp(interface, wl_compositor_interface.name)) {
-		win->compositor = bind(registry, name, version,
-				       &wl_compositor_interface, 4);
-	} else if (!strcmp(interface, xdg_wm_base_interface.name)) {
-		win->shell = bind(registry, name, version,
-				  &xdg_wm_base_interface, 1);
-		xdg_wm_base_add_listener(win->shell, &shell_listener, win);
-	} else if (!strcmp(interface, zwp_linux_dmabuf_v1_interface.name)) {
-		/* The last version that just lists its modifiers. */
-		win->linux_dmabuf = bind(registry, name, version,
-					 &zwp_linux_dmabuf_v1_interface, 3);
-		zwp_linux_dmabuf_v1_add_listener(win->linux_dmabuf,
-						 &linux_dmabuf_listener, win);
-	}
-}
-
-static void handle_global_remove(void *data, struct wl_registry *registry,
-				 __u32 name)
-{
-}
-
-static const struct wl_registry_listener registry_listener = {
-	.global = handle_global,
-	.global_remove = handle_global_remove,
-};
-
-static void connect_to_compositor(struct window *win)
-{
-	struct wl_registry *registry;
-
-	win->display = wl_display_connect(NULL);
-	if (!win->display)
-		err(1, "there is no Wayland compositor");
-	registry = wl_display_get_registry(win->display);
-	wl_registry_add_listener(registry, &registry_listener, win);
-	/* the first answers with what there is, the second with its modifiers */
-	if (wl_display_roundtrip(win->display) < 0 ||
-	    wl_display_roundtrip(win->display) < 0)
-		fail(win);
-	if (!win->compositor || !win->shell)
-		errx(1, "the compositor has no xdg_wm_base");
-	if (!win->linux_dmabuf)
-		errx(1, "the compositor does not import dma-bufs");
-	if (!win->linear && !win->implicit)
-		errx(1, "the compositor imports no linear XRGB8888");
-}
-
-static void handle_created(void *data, struct zwp_linux_buffer_params_v1 *params,
-			   struct wl_buffer *buffer)
-{
-	struct window *win = data;
-
-	win->buffer = buffer;
-}
-
-static void handle_failed(void *data, struct zwp_linux_buffer_params_v1 *params)
-{
-	struct window *win = data;
-
-	win->refused = true;
-}
-
-static const struct zwp_linux_buffer_params_v1_listener params_listener = {
-	.created = handle_created,
-	.failed = handle_failed,
-};
-
 static void import_dmabuf(struct window *win, const struct emulator *emu)
 {
-	__u64 modifier = win->linear ? DRM_FORMAT_MOD_LINEAR : DRM_FORMAT_MOD_INVALID;
-	struct zwp_linux_buffer_params_v1 *params;
 	struct stat st;
 
-	params = zwp_linux_dmabuf_v1_create_params(win->linux_dmabuf);
-	zwp_linux_buffer_params_v1_add_listener(params, &params_listener, win);
-	zwp_linux_buffer_params_v1_add(params, emu->dmabuf, 0, 0, emu->pic.width * 4,
-				       modifier >> 32, (__u32)modifier);
-	zwp_linux_buffer_params_v1_create(params, emu->pic.width, emu->pic.height,
-					  DRM_FORMAT_XRGB8888, 0);
-	while (!win->buffer && !win->refused)
-		dispatch(win);
-	if (win->refused)
-		errx(1, "the compositor cannot import the dma-buf");
-	zwp_linux_buffer_params_v1_destroy(params);
-
+	window_import(win, emu->dmabuf, 0, emu->pic.width, emu->pic.height);
 	if (fstat(emu->dmabuf, &st))
 		err(1, "fstat");
 	printf("modifier=%s\ninode=%lu\nsize=%lu\n",
 	       win->linear ? "LINEAR" : "INVALID", (unsigned long)st.st_ino,
 	       (unsigned long)st.st_size);
-}
-
-static void handle_surface(void *data, struct xdg_surface *surface, __u32 serial)
-{
-	struct window *win = data;
-
-	xdg_surface_ack_configure(surface, serial);
-	win->configured = true;
-}
-
-static const struct xdg_surface_listener surface_listener = {
-	.configure = handle_surface,
-};
-
-static void handle_toplevel(void *data, struct xdg_toplevel *toplevel,
-			    __s32 width, __s32 height, struct wl_array *states)
-{
-}
-
-static void handle_close(void *data, struct xdg_toplevel *toplevel)
-{
-	errx(1, "the window was closed");
-}
-
-static const struct xdg_toplevel_listener toplevel_listener = {
-	.configure = handle_toplevel,
-	.close = handle_close,
-};
-
-static void open_window(struct window *win)
-{
-	struct xdg_surface *surface;
-	struct xdg_toplevel *toplevel;
-
-	win->surface = wl_compositor_create_surface(win->compositor);
-	surface = xdg_wm_base_get_xdg_surface(win->shell, win->surface);
-	xdg_surface_add_listener(surface, &surface_listener, win);
-	toplevel = xdg_surface_get_toplevel(surface);
-	xdg_toplevel_add_listener(toplevel, &toplevel_listener, win);
-	xdg_toplevel_set_title(toplevel, "udmabuf");
-	wl_surface_commit(win->surface);
-	while (!win->configured)
-		dispatch(win);
-}
-
-static void handle_done(void *data, struct wl_callback *callback, __u32 time)
-{
-	struct window *win = data;
-
-	wl_callback_destroy(callback);
-	win->drawn = true;
-}
-
-static const struct wl_callback_listener frame_listener = {
-	.done = handle_done,
-};
-
-/* Returns when the compositor has drawn it. */
-static void commit(struct window *win)
-{
-	struct wl_callback *frame = wl_surface_frame(win->surface);
-
-	wl_callback_add_listener(frame, &frame_listener, win);
-	/* Also for the second frame: Weston ignores damage without it. */
-	wl_surface_attach(win->surface, win->buffer, 0, 0);
-	wl_surface_damage_buffer(win->surface, 0, 0, INT32_MAX, INT32_MAX);
-	win->drawn = false;
-	wl_surface_commit(win->surface);
-	while (!win->drawn)
-		dispatch(win);
 }
 
 static void cpu_access(int dmabuf, __u64 flags)
@@ -299,24 +65,10 @@ static void draw(struct emulator *emu, int frame)
 	check_same(emu);
 }
 
-/* A window that does not answer meanwhile would be taken for a dead one. */
 static void let_look(struct window *win, int frame)
 {
-	struct pollfd fds[] = {
-		{ .fd = STDIN_FILENO, .events = POLLIN },
-		{ .fd = wl_display_get_fd(win->display), .events = POLLIN },
-	};
-
 	say_shown(frame);
-	while (!fds[0].revents) {
-		if (wl_display_dispatch_pending(win->display) < 0 ||
-		    wl_display_flush(win->display) < 0)
-			fail(win);
-		if (poll(fds, 2, -1) < 0)
-			err(1, "poll");
-		if (fds[1].revents)
-			dispatch(win);
-	}
+	window_wait_for_input(win);
 	wait_for_reader(frame);
 }
 
@@ -324,16 +76,16 @@ void show_frames(struct emulator *emu)
 {
 	struct window win = { 0 };
 
-	connect_to_compositor(&win);
+	window_connect(&win);
 	draw(emu, 1);
 	import_dmabuf(&win, emu);
-	open_window(&win);
-	commit(&win);
+	window_open(&win);
+	window_commit(&win);
 	let_look(&win, 1);
 
 	draw(emu, 2);
-	commit(&win);
+	window_commit(&win);
 	let_look(&win, 2);
 	check_same(emu);
-	wl_display_disconnect(win.display);
+	window_disconnect(&win);
 }
