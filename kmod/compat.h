@@ -14,6 +14,7 @@
 #endif
 
 #include <linux/dma-mapping.h>
+#include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/jiffies.h>
 #include <linux/mm.h>
@@ -237,7 +238,9 @@ static inline struct folio *shmem_read_folio(struct address_space *mapping, pgof
 /* Mapping takes this lock itself, where it does not just look at the seals. */
 #define inode_lock_shared_killable(inode) ((void)(inode), 0)
 #define inode_unlock_shared(inode) ((void)(inode))
-#elif defined(HAVE_FOLIO_INDEX)
+#else /* HAVE_MEMFD_PIN_FOLIOS */
+
+#ifdef HAVE_FOLIO_INDEX
 /*
  * It finds folios by folio_index(), which is another place if reclaim is moving them to
  * swap: such a folio is left out, and one can be there twice.
@@ -262,6 +265,14 @@ static inline long udmabuf_memfd_pin_folios(struct file *memfd, loff_t start, lo
 }
 
 #define memfd_pin_folios udmabuf_memfd_pin_folios
+#endif
+
+#ifndef HAVE_INODE_LOCK_SHARED_KILLABLE
+static inline int inode_lock_shared_killable(struct inode *inode)
+{
+	return down_read_killable(&inode->i_rwsem);
+}
+#endif
 #endif
 
 #endif /* _UDMABUF_COMPAT_H */
