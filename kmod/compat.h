@@ -37,7 +37,13 @@
 
 #ifndef kzalloc_obj
 #define kzalloc_obj(obj, gfp) kzalloc(sizeof(obj), gfp)
+#endif
+
+#ifndef kmalloc_objs
 #define kmalloc_objs(obj, n, gfp) kmalloc_array(n, sizeof(obj), gfp)
+#endif
+
+#ifndef kvmalloc_objs
 #define kvmalloc_objs(obj, n, gfp) kvmalloc_array(n, sizeof(obj), gfp)
 #endif
 
@@ -61,8 +67,8 @@ static inline void vm_flags_clear(struct vm_area_struct *vma, vm_flags_t flags)
 }
 #endif
 
-#ifdef HAVE_PAGE_HEAD_HUGE
-/* folio_test_hugetlb() would need PageHeadHuge(), which is not exported. */
+#ifdef HAVE_EXPORTED_PAGE_HUGE
+/* folio_test_hugetlb() may need functions that are not exported. */
 #define folio_test_hugetlb(folio) PageHuge(&(folio)->page)
 #endif
 
@@ -225,12 +231,14 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	return n == -EAGAIN ? -ENOMEM : n < 0 ? n : nfolios;
 }
 
+#ifndef HAVE_SHMEM_READ_FOLIO
 static inline struct folio *shmem_read_folio(struct address_space *mapping, pgoff_t index)
 {
 	struct page *page = shmem_read_mapping_page(mapping, index);
 
 	return IS_ERR(page) ? ERR_CAST(page) : page_folio(page);
 }
+#endif
 
 /* Page faults fill holes, with the right account of reservations. */
 #define is_file_hugepages(file) false
