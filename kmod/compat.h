@@ -147,13 +147,10 @@ static inline void unpin_user_folio(struct folio *folio, unsigned long npins)
 }
 #endif
 
-#ifdef HAVE_FLAWED_LONGTERM_PIN
+#ifdef HAVE_FOLLOW_HUGETLB_PAGE
 /*
- * A read-only pin of a private page that was never written may pin the zero
- * page or the page cache; the owner's first write then goes to another page.
- *
- * And huge pages in the movable zone are not moved out of it: pinning them for
- * good ends in a warning. They are looked for with pins that may take them.
+ * Huge pages in the movable zone are not moved out of it: pinning them for good ends
+ * in a warning. They are looked for with pins that may take them.
  */
 static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 					      unsigned int flags,
@@ -161,8 +158,14 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 {
 	int n, i;
 
+#ifdef HAVE_UNRELIABLE_READ_PIN
+	/*
+	 * A read-only pin of a private page that was never written may pin the zero
+	 * page or the page cache; the owner's first write then goes to another page.
+	 */
 	if (!(flags & FOLL_WRITE))
 		return -EOPNOTSUPP;
+#endif
 
 	n = pin_user_pages_fast(start, nr_pages, flags & ~FOLL_LONGTERM, pages);
 	if (n <= 0)
