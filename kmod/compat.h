@@ -106,10 +106,10 @@ static inline void *udmabuf_retry_vmap(struct page **pages, unsigned int count,
 #define pmdp_get_lockless(pmdp) pmd_read_atomic(pmdp)
 #endif
 
-#if defined(CONFIG_PAGE_TABLE_CHECK) && !defined(HAVE_PAGE_TABLE_CHECK_PMDS_SET)
+#if defined(CONFIG_PAGE_TABLE_CHECK) && !defined(HAVE_PTE_UFFD)
 /*
- * The check counts special entries as well: an anonymous page in one would stop
- * the machine.
+ * The check may count special entries as well: an anonymous page in one would stop
+ * the machine. No header shows whether it does. Where pte_uffd() is, it does not.
  */
 static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
 					    unsigned long addr, unsigned long pfn)
