@@ -7,12 +7,6 @@
 #ifndef _UDMABUF_COMPAT_H
 #define _UDMABUF_COMPAT_H
 
-#include <linux/version.h>
-
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
-#error "udmabuf needs Linux 6.1 or later"
-#endif
-
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
