@@ -13,6 +13,7 @@ help:
 	@echo 'make machines              all tests on arm64, s390x and 32-bit x86, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
 	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
+	@echo 'make headers-test          build the module for each kernel of Debian, and for others by edited headers'
 	@echo 'make deb                   Debian packages of the module (by DKMS), udmabufctl and the header, in build/deb'
 	@echo 'make deb-test              installs, uses and removes them in a VM with Debian 13'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
@@ -52,6 +53,9 @@ bench:
 module:
 	@vm/module '$(KDIR)'
 
+headers-test:
+	@vm/headers-test
+
 deb:
 	@vm/deb
 
@@ -76,4 +80,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module deb deb-test apply patches lint qemu vm clean
+.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module headers-test deb deb-test apply patches lint qemu vm clean

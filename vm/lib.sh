@@ -15,6 +15,7 @@
 #   $cache/linux-source-*.users/  what vm/check builds of mainline's selftests
 #   $cache/debug/, kcsan/  the kernels of these names, built from it
 #   $cache/selftests/, tests-<hash>/  the tests as they were built, and as they run
+#   $cache/headers/      the packages of vm/headers-test, and what it has built
 #   $cache/lint/         what vm/lint and series/check build
 #   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
 #   $cache/clients/      what the programs of vm/clients left
