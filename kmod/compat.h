@@ -124,7 +124,7 @@ static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
 	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, PFN_DEV), write)
 #endif
 
-#ifndef HAVE_MF_STATS
+#if defined(CONFIG_MEMORY_FAILURE) && !defined(HAVE_MF_STATS)
 /* Where failures of memory are not counted there may have been some. */
 static const struct {
 	struct { unsigned long total; } mf_stats;
