@@ -61,6 +61,10 @@ static inline void vm_flags_clear(struct vm_area_struct *vma, vm_flags_t flags)
 }
 #endif
 
+#ifndef HAVE_ICOUNT_READ_ONCE
+#define icount_read_once(inode) atomic_read(&(inode)->i_count)
+#endif
+
 #ifdef HAVE_EXPORTED_PAGE_HUGE
 /* folio_test_hugetlb() may need functions that are not exported. */
 #define folio_test_hugetlb(folio) PageHuge(&(folio)->page)

@@ -158,11 +158,10 @@ struct udmabuf {
 	bool writable;
 	bool folio_pins;
 
-	/* Each memfd's inode, whose seals each mmap reads: the first, then ninodes others */
-	struct inode *first_inode, *last_inode;
+	/* Of the memfds, whose seals each mmap reads; from 0 on, each at least once */
 	struct xarray inodes;
-	struct inode **inode_list;
-	size_t ninodes;
+	unsigned long ninodes;
+	struct inode *last_inode;
 
 	/* What was charged; user is NULL if CAP_IPC_LOCK exempted the creator. */
 	unsigned long charged;
@@ -386,51 +385,25 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 {
 	int seals;
 
-	if (inode == ubuf->last_inode || inode == ubuf->first_inode)
+	if (inode == ubuf->last_inode)
 		return false;
 	seals = udmabuf_get_seals(inode);
 	return seals >= 0 && (!(seals & F_SEAL_SEAL) || seals & UDMABUF_WRITE_SEALS);
 }
 
-/*
- * Takes over the caller's reference. Each inode is kept once, or long lists could
- * overflow its counter. No other begins within the size of an inode.
- */
+/* Takes over the caller's reference. Long lists may hold many to one inode. */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	int ret;
+	int ret = -ENOMEM;
 
-	if (!ubuf->first_inode) {
-		ubuf->first_inode = inode;
-		return 0;
-	}
-	ret = xa_insert(&ubuf->inodes, (unsigned long)inode / sizeof(*inode), inode,
-			UDMABUF_GFP);
-	if (ret)
+	if (icount_read_once(inode) <= UDMABUF_MAX_REFS)
+		ret = xa_insert(&ubuf->inodes, ubuf->ninodes, inode, UDMABUF_GFP);
+	if (ret) {
 		iput(inode);
-	if (ret && ret != -EBUSY)
 		return ret;
-	ubuf->ninodes += !ret;
-	ubuf->last_inode = inode;
-	return 0;
-}
-
-/* The xarray is as sparse as the inodes lie in memory, and mmap has no time for that. */
-static int udmabuf_list_inodes(struct udmabuf *ubuf)
-{
-	struct inode *inode;
-	unsigned long i;
-	size_t n = 0;
-
-	if (!ubuf->ninodes)
-		return 0;
-	ubuf->inode_list = kvmalloc_objs(inode, ubuf->ninodes, UDMABUF_GFP);
-	if (!ubuf->inode_list)
-		return -ENOMEM;
-	xa_for_each(&ubuf->inodes, i, inode) {
-		ubuf->inode_list[n++] = inode;
-		cond_resched();
 	}
+	ubuf->ninodes++;
+	ubuf->last_inode = inode;
 	return 0;
 }
 
@@ -439,23 +412,24 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 	struct inode *inode;
 	unsigned long i;
 
-	iput(ubuf->first_inode);
 	xa_for_each(&ubuf->inodes, i, inode) {
 		iput(inode);
 		cond_resched();
 	}
 	xa_destroy(&ubuf->inodes);
-	kvfree(ubuf->inode_list);
 }
 
 /* Has any file of the buffer been sealed against new writers? */
-static bool udmabuf_is_sealed(const struct udmabuf *ubuf)
+static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
-	int seals = ubuf->first_inode ? udmabuf_get_seals(ubuf->first_inode) : 0;
-	size_t i;
+	XA_STATE(xas, &ubuf->inodes, 0);
+	struct inode *inode;
+	int seals = 0;
 
-	for (i = 0; i < ubuf->ninodes; i++)
-		seals |= udmabuf_get_seals(ubuf->inode_list[i]);
+	rcu_read_lock();
+	xas_for_each(&xas, inode, ULONG_MAX)
+		seals |= udmabuf_get_seals(inode);
+	rcu_read_unlock();
 	return seals & UDMABUF_WRITE_SEALS;
 }
 
@@ -1195,10 +1169,9 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 		atomic_dec(&udmabuf_pinners);
 
 	kfree(batch.pages);
-	if (ret)
-		return ret;
-	udmabuf_trim_extents(ubuf);
-	return udmabuf_list_inodes(ubuf);
+	if (!ret)
+		udmabuf_trim_extents(ubuf);
+	return ret;
 }
 
 /* Unpinning */
@@ -1244,23 +1217,18 @@ static void udmabuf_unpin_list(struct page **list, unsigned long n, bool dirty)
 	kfree(list);
 }
 
-static void udmabuf_unpin_extent(const struct udmabuf *ubuf, size_t i, bool dirty)
-{
-	const struct udmabuf_extent *extent = &ubuf->extents[i];
-	unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
-
-	if (extent->listed)
-		udmabuf_unpin_list(extent->list, npages >> extent->order, dirty);
-	else
-		udmabuf_unpin_run(ubuf, extent->page, npages, dirty);
-}
-
 static void udmabuf_unpin(struct udmabuf *ubuf, bool dirty)
 {
 	size_t i;
 
 	for (i = 0; i < ubuf->nextents; i++) {
-		udmabuf_unpin_extent(ubuf, i, dirty);
+		const struct udmabuf_extent *extent = &ubuf->extents[i];
+		unsigned long npages = udmabuf_extent_end(ubuf, i) - extent->pgoff;
+
+		if (extent->listed)
+			udmabuf_unpin_list(extent->list, npages >> extent->order, dirty);
+		else
+			udmabuf_unpin_run(ubuf, extent->page, npages, dirty);
 		cond_resched();
 	}
 }
@@ -1352,27 +1320,18 @@ static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
 	return nsegs;
 }
 
-static struct scatterlist *udmabuf_set_seg(struct scatterlist *sg,
-					   struct page *page, unsigned long npages)
-{
-	*sg = (struct scatterlist) {};
-	sg_set_page(sg, page, npages << PAGE_SHIFT, 0);
-	return sg + 1;
-}
-
 static struct scatterlist *udmabuf_set_segs(struct udmabuf_seg_limits limits,
 					    struct scatterlist *sg,
 					    struct page *page, unsigned long npages)
 {
 	unsigned long n;
 
-	/* Most often so, and quicker */
-	if (npages <= limits.max && !limits.boundary)
-		return udmabuf_set_seg(sg, page, npages);
-
 	for (; npages; npages -= n, page += n) {
-		n = udmabuf_seg_npages(limits, page, npages);
-		sg = udmabuf_set_seg(sg, page, n);
+		n = npages;
+		if (n > limits.max || limits.boundary)
+			n = udmabuf_seg_npages(limits, page, n);
+		*sg = (struct scatterlist) {};
+		sg_set_page(sg++, page, n << PAGE_SHIFT, 0);
 	}
 	return sg;
 }

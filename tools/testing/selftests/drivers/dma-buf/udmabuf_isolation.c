@@ -568,7 +568,7 @@ TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 	EXPECT_EQ(SIGSEGV, fault_signal(map, true));
 }
 
-/* A memfd that is named again, after others, is kept once, and its seals count. */
+/* Each memfd's seals count, also if it is named again, after others. */
 TEST_F(memfds, sealed_later_is_any_of_several)
 {
 	static const size_t order[] = { 0, 1, 2, 1, 0 };
