@@ -182,9 +182,8 @@ struct udmabuf {
 	u64 ino;	/* of the dma-buf, whose file is gone when it is released */
 };
 
-/* One for each mmap(): no process waits for what the page fault of another allocates. */
+/* One for each VMA: no process waits for what the page fault of another allocates. */
 struct udmabuf_mapping {
-	refcount_t refs;
 	struct udmabuf *ubuf;
 	/* Serializes page faults of both sizes; protects what follows. */
 	struct mutex fault_lock;
@@ -1689,19 +1688,29 @@ static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 }
 #endif
 
+static struct udmabuf_mapping *udmabuf_new_mapping(struct udmabuf *ubuf)
+{
+	struct udmabuf_mapping *mapping;
+
+	/* open() cannot fail. */
+	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
+	mapping->ubuf = ubuf;
+	mutex_init(&mapping->fault_lock);
+	mapping->fault_pages = UDMABUF_FAULT_MIN;
+	return mapping;
+}
+
+/* A huge entry lies in one VMA, so that faults of both sizes meet under one lock. */
 static void udmabuf_vm_open(struct vm_area_struct *vma)
 {
 	struct udmabuf_mapping *mapping = vma->vm_private_data;
 
-	refcount_inc(&mapping->refs);
+	vma->vm_private_data = udmabuf_new_mapping(mapping->ubuf);
 }
 
 static void udmabuf_vm_close(struct vm_area_struct *vma)
 {
-	struct udmabuf_mapping *mapping = vma->vm_private_data;
-
-	if (refcount_dec_and_test(&mapping->refs))
-		kfree(mapping);
+	kfree(vma->vm_private_data);
 }
 
 static const struct vm_operations_struct udmabuf_vm_ops = {
@@ -1721,7 +1730,6 @@ static const struct vm_operations_struct udmabuf_vm_ops = {
 static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	struct udmabuf_mapping *mapping;
 	bool sealed;
 
 	/* Copy on write would need pages that belong to somebody. */
@@ -1737,16 +1745,8 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	if (!ubuf->writable || sealed)
 		vm_flags_clear(vma, VM_MAYWRITE);
 
-	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT);
-	if (!mapping)
-		return -ENOMEM;
-	refcount_set(&mapping->refs, 1);
-	mapping->ubuf = ubuf;
-	mutex_init(&mapping->fault_lock);
-	mapping->fault_pages = UDMABUF_FAULT_MIN;
-
 	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
-	vma->vm_private_data = mapping;
+	vma->vm_private_data = udmabuf_new_mapping(ubuf);
 	vma->vm_ops = &udmabuf_vm_ops;
 	return 0;
 }

@@ -835,20 +835,28 @@ static void get_throttled(const struct cgroups *groups)
 	CHILD_CHECK(!write_number(cgroup_file(groups, CGROUP_INNER "/memory.high"), HIGH));
 }
 
-/* Page faults for as many page tables as there are, in one system call at a time */
+/* Page faults for as many page tables as there are, in one system call */
+static void touch_tables(char *map)
+{
+	int zero = open("/dev/zero", O_RDONLY);
+	struct iovec bytes[256];
+	size_t n, off;
+
+	for (n = 0, off = 0; n < ARRAY_SIZE(bytes) && off < SHARED_LEN; off += STRIDE)
+		bytes[n++] = (struct iovec) { map + off, 1 };
+	if (readv(zero, bytes, n) < 0)
+		_exit(1);
+	close(zero);
+}
+
 static void *fault_again_and_again(void *arg)
 {
-	struct iovec bytes[256];
-	int buf = *(int *)arg, zero = open("/dev/zero", O_RDONLY);
-	size_t n, off;
+	int buf = *(int *)arg;
 
 	for (;;) {
 		char *map = _map_buf(buf, SHARED_LEN, PROT_READ | PROT_WRITE, 0);
 
-		for (n = 0, off = 0; n < ARRAY_SIZE(bytes) && off < SHARED_LEN; off += STRIDE)
-			bytes[n++] = (struct iovec) { map + off, 1 };
-		if (readv(zero, bytes, n) < 0)
-			_exit(1);
+		touch_tables(map);
 		munmap(map, SHARED_LEN);
 	}
 	return NULL;
@@ -888,6 +896,64 @@ TEST_F(throttled, others_fault)
 		sleep_ms(20);
 	EXPECT_LT(FAULTS / 8, self->counts[0]);
 	for (i = 0; i < 3; i++) {
+		EXPECT_FALSE(waitpid(pids[i], NULL, WNOHANG));
+		kill(pids[i], SIGKILL);
+		reap(pids[i]);
+	}
+}
+
+/* From the end on, or windows would grow */
+static void count_touched(char *map, volatile long *count)
+{
+	size_t off;
+
+	for (off = SHARED_LEN; off; off -= 16 * page_size(), ++*count)
+		(void)*(volatile char *)(map + off - page_size());
+}
+
+/* A process that fork() makes has what it maps, untouched, for one round. */
+static void fault_in_children(char *map, volatile long *count)
+{
+	for (;;) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			if (count)
+				count_touched(map, count);
+			else
+				touch_tables(map);
+			_exit(0);
+		}
+		reap(pid);
+	}
+}
+
+TEST_F(throttled, others_fault_after_fork)
+{
+	char *maps[2];
+	pid_t pids[FAULTERS + 2];
+	int i;
+
+	for (i = 0; i < 2; i++)
+		maps[i] = test_map_buf(self->bufs[i], SHARED_LEN, PROT_READ | PROT_WRITE);
+	for (i = 0; i < FAULTERS + 2; i++) {
+		pids[i] = fork();
+		if (pids[i])
+			continue;
+		if (i < 2)
+			fault_in_children(maps[i], &self->counts[i]);
+		get_throttled(&self->groups);
+		fault_in_children(maps[0], NULL);
+	}
+	sleep_ms(3000);
+	self->counts[0] = 0;
+	self->counts[1] = 0;
+	while (self->counts[1] < FAULTS)
+		sleep_ms(20);
+	TH_LOG("%ld faults, for %ld in the other", self->counts[0], self->counts[1]);
+	EXPECT_LT(FAULTS / 8, self->counts[0]);
+	for (i = 0; i < FAULTERS + 2; i++) {
 		EXPECT_FALSE(waitpid(pids[i], NULL, WNOHANG));
 		kill(pids[i], SIGKILL);
 		reap(pids[i]);
