@@ -1435,7 +1435,7 @@ static struct sg_table *udmabuf_map(struct udmabuf *ubuf, struct dma_buf_attachm
 	ret = udmabuf_add_map(ubuf, map);
 	if (!ret)
 		return &map->sgt;
-	kvfree(xchg(&attach->priv, map));
+	kvfree(map);
 	return ERR_PTR(ret);
 }
 
