@@ -390,12 +390,19 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 	return seals >= 0 && (!(seals & F_SEAL_SEAL) || seals & UDMABUF_WRITE_SEALS);
 }
 
-/* Takes over the caller's reference. Long lists may hold many to one inode. */
+/*
+ * Takes over the caller's reference. There may be many to one inode, but mmap() has no
+ * time for more of them than a list of parts of memfds has entries.
+ */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	int ret = -ENOMEM;
+	int ret;
 
-	if (icount_read_once(inode) <= UDMABUF_MAX_REFS)
+	if (ubuf->ninodes >= READ_ONCE(list_limit))
+		ret = -E2BIG;
+	else if (icount_read_once(inode) > UDMABUF_MAX_REFS)
+		ret = -ENOMEM;
+	else
 		ret = xa_insert(&ubuf->inodes, ubuf->ninodes, inode, UDMABUF_GFP);
 	if (ret) {
 		iput(inode);
@@ -1950,13 +1957,6 @@ static u64 udmabuf_max_npages(void)
 
 /* UDMABUF_CREATE */
 
-static int udmabuf_check_head(const struct udmabuf_create_iovec *head)
-{
-	if (head->flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY) || !head->niov)
-		return -EINVAL;
-	return head->niov > READ_ONCE(list_limit) ? -E2BIG : 0;
-}
-
 static int udmabuf_check_iovs(struct udmabuf_source *source)
 {
 	u64 limit = udmabuf_max_npages();
@@ -1987,9 +1987,10 @@ static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 
 	if (copy_from_user(&head, arg, sizeof(head)))
 		return -EFAULT;
-	ret = udmabuf_check_head(&head);
-	if (ret)
-		return ret;
+	if (head.flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY) || !head.niov)
+		return -EINVAL;
+	if (head.niov > READ_ONCE(list_limit))
+		return -E2BIG;
 
 	iovs = kvmalloc_objs(*iovs, head.niov, UDMABUF_GFP);
 	if (!iovs)

@@ -46,6 +46,7 @@
  *   a filesystem (other than tmpfs and hugetlbfs), or fs-dax; or
  *   %UDMABUF_FLAGS_RDONLY on a kernel that cannot keep a read-only pin coherent
  *   (before 6.2).
+ * - E2BIG: the ranges go from one memfd on to another more than list_limit times.
  * - EINTR: a fatal signal arrived.
  * - EMFILE, ENFILE: no file descriptor is to be had.
  *

@@ -336,6 +336,26 @@ TEST_F(limits, list_limit_is_exact)
 	test_err_create(E2BIG, self->dev, 0, iovs, 1);
 }
 
+/* mmap looks at the seals once for each change from one memfd to another. */
+TEST_F(limits, memfds_in_turn)
+{
+	struct udmabuf_iovec iov = { to_u64(self->mem), self->len };
+	int fds[2], i;
+
+	for (i = 0; i < 2; i++)
+		fds[i] = sealed_memfd(page_size(), 0, F_SEAL_SHRINK);
+	for (i = 0; i < 8; i++)
+		ASSERT_NE(MAP_FAILED, mmap(self->mem + i * page_size(), page_size(),
+					   PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+					   fds[i % 2], 0));
+	test_set_limit("list_limit", "7");
+	test_err_create(E2BIG, self->dev, 0, &iov, 1);
+	test_set_limit("list_limit", "8");
+	close(test_create(self->dev, 0, &iov, 1));
+	test_set_limit("list_limit", self->list_limit);
+	EXPECT_NOTHING_KEPT(&self->session);
+}
+
 /* The entries of a list that is too long are not looked at. */
 TEST_F(limits, order_list_limit_before_unreadable_or_invalid_entries)
 {
