@@ -364,6 +364,7 @@ FIXTURE(kept) {
 	char *mem;		/* all of the memfd */
 	size_t piece;
 	struct kept_memory seen;
+	size_t entries;
 	bool vmaps;
 	long nobody, caller;	/* KiB that are charged to them */
 };
@@ -400,10 +401,13 @@ FIXTURE_SETUP(kept)
 		SKIP(return, "%s", why_not);
 	if (!access("/sys/kernel/debug/kmemleak", F_OK))
 		SKIP(return, "kmemleak has something to remember of each allocation");
+	if (variant->use == KEPT_MAP && !access("/sys/kernel/debug/dma-api", F_OK))
+		SKIP(return, "dma-debug has something to remember of each segment");
 	SESSION_OPEN(&self->session);
 	self->dev = self->session.dev;
 	setrlimit(RLIMIT_NOFILE, &files);
 	setrlimit(RLIMIT_MEMLOCK, &memlock);
+	self->entries = listed_pages(variant->entries);
 	self->piece = huge ? hugetlb_size() : variant->npages * page_size();
 	if (huge)
 		hugetlb_provide(KEPT_PIECES * self->piece);
@@ -551,7 +555,8 @@ static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 	case KEPT_BUFFER:
 		return "";
 	case KEPT_MAP:
-		return _map(imp, IMPORTER_BIDIRECTIONAL, &map) ? "map" : "";
+		return _attach(imp, buf, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map) ?
+		       "map" : "";
 	case KEPT_VMAP:
 		return _vmap(imp) ? "vmap" : "";
 	case KEPT_AFTER_VUNMAP:
@@ -566,29 +571,28 @@ static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 	return "";
 }
 
-/* The importers' own memory is none of the buffers'. */
+/* An importer's own memory is none of the buffer's, but what it attaches to keeps some. */
 static const char *keep(struct _test_data_kept *self, const struct _fixture_variant_kept *variant)
 {
 	static int bufs[KEPT_FILES], imps[KEPT_FILES];
-	bool attach = variant->use == KEPT_MAP || variant->use == KEPT_VMAP;
 	const char *wrong = "";
 	size_t i;
 
 	look_at_memory(self, false);
 	for (i = 0; i < variant->count; i++) {
-		bufs[i] = create_kept(self, variant->entries, variant->iovec, i);
+		bufs[i] = create_kept(self, self->entries, variant->iovec, i);
 		if (bufs[i] < 0)
 			return strerror(errno);
 	}
 	look_at_memory(self, true);
 	for (i = 0; variant->use && i < variant->count; i++) {
 		imps[i] = importer_open();
-		if (attach && _attach(imps[i], bufs[i], 0, 0))
+		if (variant->use == KEPT_VMAP && _attach(imps[i], bufs[i], 0, 0))
 			return "attach";
 	}
 	look_at_memory(self, false);
 	for (i = 0; !*wrong && i < variant->count; i++)
-		wrong = use_kept(imps[i], bufs[i], variant->entries * self->piece, variant->use);
+		wrong = use_kept(imps[i], bufs[i], self->entries * self->piece, variant->use);
 	look_at_memory(self, true);
 	return wrong;
 }

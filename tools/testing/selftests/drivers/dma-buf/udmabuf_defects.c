@@ -162,7 +162,7 @@ TEST_F(defects, two_tib_are_refused_without_a_warning)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-#define REPEATED	65536
+#define REPEATED	((long)listed_pages(65536))
 
 /* A list of one page @count times. */
 static int create_repeated(int dev, int fd, size_t len, size_t count)

@@ -557,21 +557,22 @@ TEST_F(holes, task_work_during_create)
 {
 	static struct udmabuf_create_item items[LONG_LIST + 1];
 	int memfd = sealed_memfd(2 * self->page, 0, F_SEAL_SHRINK), buf, i;
+	int n = listed_pages(LONG_LIST);
 	pid_t pid;
 
-	for (i = 0; i < LONG_LIST; i++)
+	for (i = 0; i < n; i++)
 		items[i] = (struct udmabuf_create_item) { memfd, 0, !(i % 2) * self->page,
 							  self->page };
 	items[i] = (struct udmabuf_create_item) { self->fd, 0, 0, self->huge };
-	buf = _create_list(self->dev, 0, items, LONG_LIST);
+	buf = _create_list(self->dev, 0, items, n);
 	if (buf < 0)
-		SKIP(return, "this driver takes no list of %d", LONG_LIST);
+		SKIP(return, "this driver takes no list of %d", n);
 	close(buf);
 	pid = fork();
 	if (!pid) {
 		if (!start_task_work())
 			_exit(KSFT_SKIP);
-		_exit(_create_list(self->dev, 0, items, LONG_LIST + 1) < 0 ? KSFT_FAIL : 0);
+		_exit(_create_list(self->dev, 0, items, n + 1) < 0 ? KSFT_FAIL : 0);
 	}
 	i = reap(pid);
 	if (i == KSFT_SKIP)

@@ -81,6 +81,14 @@ static inline size_t page_size(void)
 	return getpagesize();
 }
 
+/* A list of pages as long as @most, if the memory is: no buffer is larger than that. */
+static inline size_t listed_pages(size_t most)
+{
+	size_t half = sysconf(_SC_PHYS_PAGES) / 2;
+
+	return half < most ? half : most;
+}
+
 static inline __u64 to_u64(const void *ptr)
 {
 	return (uintptr_t)ptr;
