@@ -24,8 +24,8 @@
 #define OWNER		1
 #define MAX_RACERS	5
 #define ENOUGH		5		/* turns of each racer */
-#define PATIENCE_MS	200000		/* 50 times what the slowest race takes */
-#define RACE_TIMEOUT	300
+#define PATIENCE_MS	600000		/* 150 times what the slowest race takes */
+#define RACE_TIMEOUT	900
 
 /* What the threads of a race share */
 static struct {
