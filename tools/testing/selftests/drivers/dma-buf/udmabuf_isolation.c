@@ -677,7 +677,7 @@ TEST_F(memcg, pages_stay_charged)
 	}
 	buf = receive_fd(self->socks[0]);
 	ASSERT_EQ(0, reap(pid));
-	ASSERT_EQ(0, rmdir(cgroup_file(&self->groups, CGROUP_INNER)));
+	ASSERT_EQ(0, cgroup_remove(&self->groups, CGROUP_INNER));
 	EXPECT_LE(len - (long)GROUP_SLACK / 2,
 		  text_number(cgroup_file(&self->groups, CGROUP_OUTER "/memory.current"), ""));
 	close(buf);

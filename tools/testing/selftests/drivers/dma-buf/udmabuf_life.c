@@ -619,13 +619,13 @@ TEST_F(killed, create_while_many_wait)
 	EXPECT_TRUE(buffer_is(map, iovs, ARRAY_SIZE(iovs)));
 }
 
-#define LARGE_TIMES	64
 #define LARGE_PAGES	2048L
+#define LARGE_TIMES	(listed_pages(64 * LARGE_PAGES) / LARGE_PAGES)
 
 /* A buffer of the same memory again and again */
 static void create_large(int dev, char *mem)
 {
-	struct udmabuf_iovec iovs[LARGE_TIMES];
+	struct udmabuf_iovec iovs[64];
 
 	make_entries(iovs, LARGE_TIMES, mem, LARGE_PAGES * page_size(), 0);
 	_create(dev, 0, iovs, LARGE_TIMES);

@@ -625,11 +625,21 @@ static inline int cgroup_limit(const struct cgroups *groups, const char *group, 
 	return write_number(cgroup_file(groups, name), bytes);
 }
 
+/* A process that has been waited for can still be in its group for a moment. */
+static inline int cgroup_remove(const struct cgroups *groups, const char *group)
+{
+	int tries = 1500, ret;
+
+	while ((ret = rmdir(cgroup_file(groups, group))) && errno == EBUSY && --tries)
+		sleep_ms(20);
+	return ret;
+}
+
 static inline void cgroups_close(struct cgroups *groups)
 {
 	cgroup_enter(groups, ".");
-	rmdir(cgroup_file(groups, CGROUP_INNER));
-	rmdir(cgroup_file(groups, CGROUP_OUTER));
+	cgroup_remove(groups, CGROUP_INNER);
+	cgroup_remove(groups, CGROUP_OUTER);
 	umount2(groups->dir, MNT_DETACH);
 	rmdir(groups->dir);
 }
