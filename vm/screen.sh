@@ -90,3 +90,17 @@ as_drawn()
 	cp "$2" "$3" "$cache/log/" || :
 	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
+
+# build_break FILE.so: with BREAK=swap or BREAK=page in the environment, the library
+# that damages the lists of pieces that QEMU passes to the driver
+build_break()
+{
+	case ${BREAK:-} in
+	'')	return ;;
+	swap|page) ;;
+	*)	die "invalid BREAK=$BREAK: swap (two pieces) or page (one page off)" ;;
+	esac
+	# shellcheck disable=SC2154 # of lib.sh
+	in_root gcc -shared -fPIC -O2 -Wall -Wextra -Werror -I "$top/include/uapi" -o "$1" \
+		"$top/vm/guest/break.c"
+}
