@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# For scripts that run in a VM, as root: an ordinary user's Wayland desktop. Weston
+# composes it with its GL renderer on Mesa's llvmpipe. The kiosk shell puts a window
+# over the whole output, without decoration.
+
+user=user uid=1000 groups=kvm
+as_user=(setpriv --reuid "$user" --regid "$user" --groups "$groups")
+export XDG_RUNTIME_DIR=/run/user HOME=/run/user WAYLAND_DISPLAY=wayland-1
+
+# make_user: with the group and the mode that Debian's packages would have set up
+make_user()
+{
+	echo "$user:x:$uid:$uid::$HOME:/bin/sh" >>/etc/passwd
+	echo "$user:x:$uid:" >>/etc/group
+	echo "$groups:x:999:" >>/etc/group
+	chgrp $groups /dev/udmabuf
+	chmod 660 /dev/udmabuf
+	install -d -m 700 -o $user -g $user $XDG_RUNTIME_DIR
+	install -d -o $user -g $user /out/weston
+	ulimit -l 8192	# KiB, what users have by default
+}
+
+# start_desktop WIDTH HEIGHT: sets $weston to the compositor's process
+start_desktop()
+{
+	"${as_user[@]}" env -C /out/weston -u WAYLAND_DISPLAY weston --no-config --backend=headless \
+		--renderer=gl --shell=kiosk-shell.so --width="$1" --height="$2" --debug \
+		--socket=$WAYLAND_DISPLAY >/out/weston/log 2>&1 &
+	weston=$!
+	until [ -S $XDG_RUNTIME_DIR/$WAYLAND_DISPLAY ]; do
+		kill -0 $weston 2>/dev/null || die 'no Wayland socket'
+		sleep .2
+	done
+	echo "compositor=$(sed -n 's/^.*\] weston \([0-9.]*\)$/Weston \1/p' /out/weston/log)"
+	echo "renderer=$(sed -n 's/^.*GL renderer: //p' /out/weston/log)"
+	echo "mesa=$(sed -n 's/^.*GL version: .* \(Mesa .*\)$/\1/p' /out/weston/log)"
+}
+
+# desktop_shot FILE.png: the compositor's screen shot
+desktop_shot()
+{
+	( cd /out/weston && "${as_user[@]}" weston-screenshooter && mv wayland-screenshot-*.png "$1" )
+}
+
+# mapped PID INODE MODE: how many bytes of that dma-buf the process has mapped so, with
+# r--s or rw-s
+mapped()
+{
+	local range mode inode file n=0
+	while read -r range mode _ _ inode file; do
+		[ "$mode $inode $file" != "$3 $2 /dmabuf:" ] || n=$((n + 0x${range#*-} - 0x${range%-*}))
+	done <"/proc/$1/maps"
+	echo $n
+}
