@@ -19,14 +19,14 @@ const struct story story = {
 	.lines = {
 		{
 			"malloc'ed memory, %u pieces:",
-			"a dma-buf of the guest. Its",
-			"virtio-gpu imports that, QEMU",
-			"makes a dma-buf of the host.",
+			"a dma-buf in the guest, one in",
+			"the host, a texture of QEMU's",
+			"window in Weston.",
 		}, {
-			"The same %u pieces, now with",
-			"other bytes. Stores by a",
-			"program in the guest, and one",
-			"update call. No byte copied.",
+			"The same %u pieces. Stores by",
+			"a program in the guest and one",
+			"update call: the texture is",
+			"that very memory.",
 		},
 	},
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * importer PID WIDTH HEIGHT: what a device of the VM sees that imports the dma-buf
- * which that process has open. Prints, as name=value, the number of its dma-bufs and
- * the segments of the last one, and to /out/device.ppm what the device reads there.
+ * importer PID INODE WIDTH HEIGHT FILE.ppm: what a device of the VM sees that imports a
+ * dma-buf which that process has open. Prints the number of its segments as name=value,
+ * and to FILE.ppm what the device reads there.
  * The device is the one of the selftests' test module.
  */
 #include <dirent.h>
@@ -11,8 +11,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,12 +20,12 @@
 
 #include "udmabuf_importer.h"
 
-/* The last of the process's dma-bufs; their number in @count. */
-static int take_dmabuf(const char *pid, int *count)
+static int take_dmabuf(const char *pid, ino_t inode)
 {
-	char path[64], target[64];
 	int pidfd, dmabuf = -1;
 	struct dirent *entry;
+	struct stat stat;
+	char path[64];
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd", atoi(pid));
@@ -35,17 +35,15 @@ static int take_dmabuf(const char *pid, int *count)
 	pidfd = syscall(SYS_pidfd_open, atoi(pid), 0);
 	if (pidfd < 0)
 		err(1, "pidfd_open");
-	for (*count = 0; (entry = readdir(dir)); ) {
-		ssize_t len = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-
-		target[len > 0 ? len : 0] = 0;
-		if (!strstr(target, "/dmabuf"))
+	while (dmabuf < 0 && (entry = readdir(dir))) {
+		if (fstatat(dirfd(dir), entry->d_name, &stat, 0) || stat.st_ino != inode)
 			continue;
-		close(dmabuf);
 		dmabuf = syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
-		if (dmabuf < 0)
-			err(1, "pidfd_getfd");
-		++*count;
+		/* Inodes of other file systems may have the number, too. */
+		if (dmabuf >= 0 && lseek(dmabuf, 0, SEEK_END) <= 0) {
+			close(dmabuf);
+			dmabuf = -1;
+		}
 	}
 	closedir(dir);
 	close(pidfd);
@@ -74,18 +72,17 @@ int main(int argc, char **argv)
 	struct udmabuf_importer_attach attach = { 0 };
 	struct udmabuf_importer_map map = { .dir = IMPORTER_TO_DEVICE };
 	struct udmabuf_importer_io io = { 0 };
-	int width, height, device, count;
+	int width, height, device;
 	__u32 *pixels;
 
-	if (argc != 4)
-		errx(2, "usage: %s PID WIDTH HEIGHT", argv[0]);
-	width = atoi(argv[2]);
-	height = atoi(argv[3]);
+	if (argc != 6)
+		errx(2, "usage: %s PID INODE WIDTH HEIGHT FILE.ppm", argv[0]);
+	width = atoi(argv[3]);
+	height = atoi(argv[4]);
 	pixels = calloc(width * height, sizeof(*pixels));
 	if (!pixels)
 		err(1, "out of memory");
-	attach.fd = take_dmabuf(argv[1], &count);
-	printf("qemu_dmabufs=%d\n", count);
+	attach.fd = take_dmabuf(argv[1], strtoul(argv[2], NULL, 10));
 	device = open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
 	if (device < 0)
 		err(1, UDMABUF_IMPORTER_DEV);
@@ -97,6 +94,6 @@ int main(int argc, char **argv)
 	io.len = (__u64)width * height * sizeof(*pixels);
 	if (ioctl(device, IMPORTER_READ, &io))
 		err(1, "the device cannot read the dma-buf");
-	print_picture("/out/device.ppm", pixels, width, height);
+	print_picture(argv[5], pixels, width, height);
 	return 0;
 }
