@@ -44,13 +44,14 @@ desktop_shot()
 	( cd /out/weston && "${as_user[@]}" weston-screenshooter && mv wayland-screenshot-*.png "$1" )
 }
 
-# mapped PID INODE MODE: how many bytes of that dma-buf the process has mapped so, with
-# r--s or rw-s
+# mapped PID INODE MODE: how many bytes of that dma-buf the process has mapped so: r--s,
+# rw-s or r?-s
 mapped()
 {
 	local range mode inode file n=0
 	while read -r range mode _ _ inode file; do
-		[ "$mode $inode $file" != "$3 $2 /dmabuf:" ] || n=$((n + 0x${range#*-} - 0x${range%-*}))
+		# shellcheck disable=SC2053 # a pattern
+		[[ "$inode $file" != "$2 /dmabuf:" || $mode != $3 ]] || n=$((n + 0x${range#*-} - 0x${range%-*}))
 	done <"/proc/$1/maps"
 	echo $n
 }
