@@ -415,11 +415,10 @@ static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 
 static void udmabuf_put_inodes(struct udmabuf *ubuf)
 {
-	struct inode *inode;
 	unsigned long i;
 
-	xa_for_each(&ubuf->inodes, i, inode) {
-		iput(inode);
+	for (i = 0; i < ubuf->ninodes; i++) {
+		iput(xa_load(&ubuf->inodes, i));
 		cond_resched();
 	}
 	xa_destroy(&ubuf->inodes);
