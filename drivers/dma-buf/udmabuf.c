@@ -158,7 +158,7 @@ struct udmabuf {
 	bool writable;
 	bool folio_pins;
 
-	/* Of the memfds, whose seals each mmap reads; from 0 on, each at least once */
+	/* Of memfds, whose seals each mmap reads: the last, and from 0 on those before */
 	struct xarray inodes;
 	unsigned long ninodes;
 	struct inode *last_inode;
@@ -396,14 +396,14 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
  */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
-	int ret;
+	int ret = 0;
 
 	if (ubuf->ninodes >= READ_ONCE(list_limit))
 		ret = -E2BIG;
 	else if (icount_read_once(inode) > UDMABUF_MAX_REFS)
 		ret = -ENOMEM;
-	else
-		ret = xa_insert(&ubuf->inodes, ubuf->ninodes, inode, UDMABUF_GFP);
+	else if (ubuf->ninodes)
+		ret = xa_insert(&ubuf->inodes, ubuf->ninodes - 1, ubuf->last_inode, UDMABUF_GFP);
 	if (ret) {
 		iput(inode);
 		return ret;
@@ -417,8 +417,9 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 {
 	unsigned long i;
 
-	for (i = 0; i < ubuf->ninodes; i++) {
-		iput(xa_load(&ubuf->inodes, i));
+	iput(ubuf->last_inode);
+	for (i = 1; i < ubuf->ninodes; i++) {
+		iput(xa_load(&ubuf->inodes, i - 1));
 		cond_resched();
 	}
 	xa_destroy(&ubuf->inodes);
@@ -428,8 +429,8 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
 	XA_STATE(xas, &ubuf->inodes, 0);
+	int seals = ubuf->last_inode ? udmabuf_get_seals(ubuf->last_inode) : 0;
 	struct inode *inode;
-	int seals = 0;
 
 	rcu_read_lock();
 	xas_for_each(&xas, inode, ULONG_MAX)
