@@ -46,7 +46,7 @@
  *   a filesystem (other than tmpfs and hugetlbfs), or fs-dax; or
  *   %UDMABUF_FLAGS_RDONLY on a kernel that cannot keep a read-only pin coherent
  *   (before 6.2).
- * - E2BIG: the ranges go from one memfd on to another more than list_limit times.
+ * - E2BIG: the memory consists of more than list_limit stretches, each of one memfd.
  * - EINTR: a fatal signal arrived.
  * - EMFILE, ENFILE: no file descriptor is to be had.
  *
