@@ -160,7 +160,7 @@ struct udmabuf {
 
 	/* Of memfds, whose seals each mmap reads: the last, and from 0 on those before */
 	struct xarray inodes;
-	unsigned long ninodes;
+	unsigned long ninodes, max_inodes;
 	struct inode *last_inode;
 
 	/* What was charged; user is NULL if CAP_IPC_LOCK exempted the creator. */
@@ -384,7 +384,7 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 {
 	int seals;
 
-	if (inode == ubuf->last_inode)
+	if (!ubuf->writable || inode == ubuf->last_inode)
 		return false;
 	seals = udmabuf_get_seals(inode);
 	return seals >= 0 && (!(seals & F_SEAL_SEAL) || seals & UDMABUF_WRITE_SEALS);
@@ -398,7 +398,7 @@ static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
 	int ret = 0;
 
-	if (ubuf->ninodes >= READ_ONCE(list_limit))
+	if (ubuf->ninodes >= ubuf->max_inodes)
 		ret = -E2BIG;
 	else if (icount_read_once(inode) > UDMABUF_MAX_REFS)
 		ret = -ENOMEM;
@@ -1147,7 +1147,7 @@ struct udmabuf_source {
 	const struct udmabuf_iovec *iovs;
 	const struct udmabuf_create_item *items;
 	u32 count;
-	unsigned long npages;
+	unsigned long npages, max_inodes;
 };
 
 /* On failure the buffer holds what was pinned up to then. */
@@ -1614,7 +1614,8 @@ static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf,
 
 /*
  * The lock keeps faults of both sizes from meeting in one place: the core warns
- * about a huge entry where there are small ones, and the other way round.
+ * about a huge entry where there are small ones, and the other way round. Nothing
+ * else puts entries there: vma_can_userfault() refuses VM_PFNMAP.
  */
 static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 {
@@ -1737,19 +1738,17 @@ static const struct vm_operations_struct udmabuf_vm_ops = {
 static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
-	bool sealed;
+	bool writable;
 
 	/* Copy on write would need pages that belong to somebody. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	/* A memfd sealed meanwhile keeps the writers it has but gets no new ones. */
-	sealed = udmabuf_is_sealed(ubuf);
+	writable = ubuf->writable && !udmabuf_is_sealed(ubuf);
 	/* The core checks the dma-buf's mode, an importer only its own. */
-	if (vma->vm_flags & VM_WRITE && !ubuf->writable)
-		return -EACCES;
-	if (vma->vm_flags & VM_WRITE && sealed)
-		return -EPERM;
-	if (!ubuf->writable || sealed)
+	if (vma->vm_flags & VM_WRITE && !writable)
+		return ubuf->writable ? -EPERM : -EACCES;
+	if (!writable)
 		vm_flags_clear(vma, VM_MAYWRITE);
 
 	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
@@ -1925,6 +1924,7 @@ static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 	if (!ubuf)
 		return -ENOMEM;
 	ubuf->max_npages = source->npages;
+	ubuf->max_inodes = source->max_inodes;
 	ubuf->folio_pins = source->items;
 
 	/* Nobody has ever been charged for a memfd: programs count on that. */
@@ -1981,7 +1981,7 @@ static int udmabuf_check_iovs(struct udmabuf_source *source)
 static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 {
 	struct udmabuf_create_iovec head;
-	struct udmabuf_source source = {};
+	struct udmabuf_source source = { .max_inodes = READ_ONCE(list_limit) };
 	struct udmabuf_iovec *iovs;
 	int ret;
 
@@ -1989,7 +1989,7 @@ static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 		return -EFAULT;
 	if (head.flags & ~(UDMABUF_FLAGS_CLOEXEC | UDMABUF_FLAGS_RDONLY) || !head.niov)
 		return -EINVAL;
-	if (head.niov > READ_ONCE(list_limit))
+	if (head.niov > source.max_inodes)
 		return -E2BIG;
 
 	iovs = kvmalloc_objs(*iovs, head.niov, UDMABUF_GFP);
@@ -2032,7 +2032,7 @@ static int udmabuf_check_items(struct udmabuf_source *source)
 static long udmabuf_create_from_items(const struct udmabuf_create_item *items,
 				      u32 count, u32 flags)
 {
-	struct udmabuf_source source = { .items = items, .count = count };
+	struct udmabuf_source source = { .items = items, .count = count, .max_inodes = count };
 	int ret;
 
 	ret = udmabuf_check_items(&source);

@@ -46,7 +46,8 @@
  *   a filesystem (other than tmpfs and hugetlbfs), or fs-dax; or
  *   %UDMABUF_FLAGS_RDONLY on a kernel that cannot keep a read-only pin coherent
  *   (before 6.2).
- * - E2BIG: the memory consists of more than list_limit stretches, each of one memfd.
+ * - E2BIG: the memory consists of more than list_limit stretches, each of one memfd,
+ *   unless %UDMABUF_FLAGS_RDONLY.
  * - EINTR: a fatal signal arrived.
  * - EMFILE, ENFILE: no file descriptor is to be had.
  *

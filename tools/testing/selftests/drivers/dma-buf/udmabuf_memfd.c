@@ -907,6 +907,9 @@ TEST_F(limits, list_limit)
 	test_err_create_list(EINVAL, self->dev, 0, items, 4);
 	ASSERT_EQ(0, write_number(parameter_path("list_limit"), 4));
 	close(test_create_list(self->dev, 0, items, 4));
+	ASSERT_EQ(0, write_number(parameter_path("list_limit"), 0));
+	test_err_create_list(EINVAL, self->dev, 0, items, 1);
+	close(test_create_memfd(self->dev, 0, self->fd, 0, self->page));
 }
 
 TEST_F(limits, size_limit)

@@ -241,6 +241,20 @@ TEST_F(rdonly_sources, read_only_mapping_of_a_memfd)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
+/* There are no seals to look at, so that the buffer keeps nothing but its page. */
+TEST_F(rdonly_sources, rest_of_a_closed_memfd_is_freed)
+{
+	size_t len = 64 << 20;
+	char *mem = map_memfd(len);
+	long before;
+
+	memset(mem, 1, len);
+	test_create_one(self->dev, UDMABUF_FLAGS_RDONLY, mem, page_size());
+	before = text_number("/proc/meminfo", "Shmem:");
+	ASSERT_EQ(0, munmap(mem, len));
+	EXPECT_GT(before - 32 * 1024, text_number("/proc/meminfo", "Shmem:"));
+}
+
 TEST_F(rdonly_sources, memory_that_cannot_be_read_is_efault)
 {
 	char *mem = mem_get(MEM_ANON, self->len).addr;
