@@ -16,16 +16,16 @@ talk_to()
 	exec {talk_in}<>"$1/talk.in" {talk_out}<>"$1/talk.out"
 }
 
-# next_line PID: what the guest says next, in $line; fails when PID has ended
+# next_line PID: what the guest says next, in $line; fails when PID has ended. A read
+# that times out may already have taken the end of the line: so only the end of a line
+# that has begun is waited for, and long.
 next_line()
 {
-	local part
-	line=
-	until IFS= read -r -t 1 part <&"$talk_out"; do
-		line+=$part
+	until read -r -t 0 <&"$talk_out"; do
 		kill -0 "$1" 2>/dev/null || return 1
+		sleep .1
 	done
-	line+=$part
+	IFS= read -r -t 60 line <&"$talk_out" || return 1
 	line=${line%$'\r'}
 }
 
