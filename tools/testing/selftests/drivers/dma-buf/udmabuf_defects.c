@@ -15,6 +15,7 @@ FIXTURE(defects) {
 	int fd;
 	size_t page;
 	size_t len;
+	char list_limit[16];	/* to be restored */
 };
 
 FIXTURE_SETUP(defects)
@@ -25,10 +26,13 @@ FIXTURE_SETUP(defects)
 	self->len = 64 * self->page;
 	self->fd = sealed_memfd(self->len, 0, F_SEAL_SHRINK);
 	ASSERT_LE(0, self->fd);
+	ASSERT_LT(0, read_text(parameter_path("list_limit"), self->list_limit,
+			       sizeof(self->list_limit)));
 }
 
 FIXTURE_TEARDOWN(defects)
 {
+	write_text(parameter_path("list_limit"), self->list_limit);
 	SESSION_CLOSE(&self->session);
 }
 
@@ -178,7 +182,7 @@ static int create_repeated(int dev, int fd, size_t len, size_t count)
 	return buf;
 }
 
-/* The limits are for the whole test; mainline's is 1,024. */
+/* Mainline's is 1,024. */
 static bool set_list_limit(size_t limit)
 {
 	return !write_number(parameter_path("list_limit"), limit);
