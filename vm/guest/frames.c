@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * frames blob|copy: what the guest of demo-chain -c shows, for the host to count what
- * that costs. The frames of "blob" lie in malloc'ed memory, in single pages in no order,
+ * that costs. The frames of "blob" lie in malloc'ed memory, in pages that lie apart,
  * and virtio-gpu imports a dma-buf of them. Those of "copy" lie in a dumb buffer, as
  * without blob resources, which virtio-gpu has QEMU copy.
  *
