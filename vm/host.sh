@@ -25,7 +25,7 @@ apply_checks()
 	expect 'apply: leaves that tree alone' diff -r "$t.3" "$t.2"
 	mkdir "$t.4" "$t.5"
 	tar -C "$top" --exclude=./build --exclude=./.git -cf - . | tar -x -C "$t.4"
-	cp "$work/tests/udmabufctl" "$t.4/tools/udmabuf"
+	cp "$work/tests/"{udmabufctl,list.bpf.o,list.skel.h} "$t.4/tools/udmabuf"
 	tar -xf "$tree.pristine.tar" -C "$t.5"
 	expect 'apply: with a program that was built' "$t.4/vm/apply" "$t.5"
 	expect 'apply: it is not copied' diff -r "$t.1" "$t.5"

@@ -48,7 +48,7 @@ stock_default='6.1 6.12 newest'
 tools='base-files base-passwd bash bc binutils bison bpftool busybox-static
 	bzip2 ccache coccinelle codespell coreutils cpio dash diffutils e2fsprogs findutils flex gawk
 	gcc gcc-12 gcc-14 gcc-bpf gcc-multilib git gnuplot-nox grep gzip kmod libc6-dev libcap-dev
-	libdrm-dev libelf-dev libjson-c-dev libpython3-dev libssl-dev libwayland-dev
+	libbpf-dev libdrm-dev libelf-dev libjson-c-dev libpython3-dev libssl-dev libwayland-dev
 	linux-bpf-dev/trixie-backports make mawk netpbm patch perl pkgconf python3
 	python3-jsonschema python3-sphinx python3-yaml qemu-system-x86 rsync sed seabios
 	shellcheck sparse tar util-linux

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * list: the dma-bufs of the system. /proc shows the buffers of processes that the caller
- * may inspect. debugfs shows root all buffers and their attached devices.
+ * may inspect. A BPF iterator (Linux 6.16) shows root all buffers. debugfs shows root all
+ * buffers and their attached devices.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -14,6 +15,10 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "list.bpf.h"
+#ifdef HAVE_BPF
+#include "list.skel.h"
+#endif
 #include "udmabufctl.h"
 
 #define BUFINFO	"/sys/kernel/debug/dma_buf/bufinfo"
@@ -38,6 +43,7 @@ struct dmabuf {
 
 static struct dmabuf *dmabufs;
 static size_t ndmabufs;
+static bool all_known;		/* also the buffers that no process holds */
 static bool devices_known;
 
 /* The array with room for one more entry of @size bytes. */
@@ -186,6 +192,41 @@ static void read_processes(void)
 	closedir(proc);
 }
 
+/* A file of list_record, or NULL. */
+static FILE *iterate(void)
+{
+#ifdef HAVE_BPF
+	struct list_bpf *bpf = list_bpf__open_and_load();
+	union bpf_attr attr = {};
+	int fd;
+
+	if (!bpf || list_bpf__attach(bpf) < 0)
+		return NULL;
+	attr.iter_create.link_fd = bpf->links.list_dmabuf_fd;
+	fd = skel_sys_bpf(BPF_ITER_CREATE, &attr, sizeof(attr));
+	return fd < 0 ? NULL : fdopen(fd, "r");
+#else
+	return NULL;
+#endif
+}
+
+static void read_iterator(void)
+{
+	FILE *file = iterate();
+	struct list_record record;
+	struct dmabuf *dmabuf;
+
+	all_known = file;
+	while (file && fread(&record, sizeof(record), 1, file)) {
+		dmabuf = find_dmabuf(record.ino);
+		dmabuf->size = record.size;
+		set_text(dmabuf->exporter, sizeof(dmabuf->exporter), record.exporter);
+		set_text(dmabuf->name, sizeof(dmabuf->name), record.name);
+	}
+	if (file)
+		fclose(file);
+}
+
 /*
  * Fields before the exporter's name take 36 bytes or more, more than a buffer's name can:
  * so no name passes for a buffer.
@@ -306,11 +347,13 @@ int list(int argc, char **argv)
 	size_t i;
 
 	read_processes();
+	read_iterator();
 	read_bufinfo();
 	if (!devices_known && geteuid())
 		warnx("only the caller's buffers, without devices (as root: all)");
 	else if (!devices_known)
-		warnx("only buffers of processes, without devices: cannot read %s: %s", BUFINFO,
+		warnx("%swithout devices: cannot read %s: %s",
+		      all_known ? "" : "only buffers of processes, ", BUFINFO,
 		      explain("try: mount -t debugfs none /sys/kernel/debug", "%s",
 			      strerror(errno)));
 	if (json)
