@@ -41,13 +41,36 @@ refuses()
 	[ $rc != 0 ] && grep -q "$why" "$work/refused"
 }
 
+# names_headers COMMAND 'ID ID_LIKE...' RELEASE: without a kernel's headers "make module"
+# names that command, on the system with that /etc/os-release
+names_headers()
+{
+	printf 'ID=%s\nID_LIKE="%s"\n' "${2%% *}" "${2#* }" >"$work/os-release"
+	refuses "try: $1)" in_root --ro-bind "$work/os-release" /usr/lib/os-release \
+		make -s -C "$top" module "KDIR=/lib/modules/$3/build"
+}
+
 messages()
 {
 	expect 'check: refuses a kernel that there is not' refuses 'there is no kernel none' \
 		"$top/vm/check" 6.1 none
 	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
 		"$top/vm/check" -i debug
-	expect 'module: says what to install' refuses 'install the headers' "$top/vm/module" /none
+	expect 'module: says what to install' refuses 'no kernel headers in /none .*try: apt install' \
+		"$top/vm/module" /none
+	while IFS=: read -r system command; do
+		expect "module: names the headers of $system" names_headers "$command" "${system%%/*}" "${system#*/}"
+	done <<-END
+	debian/6.12.9+deb13-amd64:apt install linux-headers-6.12.9+deb13-amd64
+	ubuntu debian/6.8.0-51-generic:apt install linux-headers-6.8.0-51-generic
+	fedora/6.17.1-300.fc43.x86_64:dnf install kernel-devel-6.17.1-300.fc43.x86_64
+	rocky rhel centos fedora/6.12.0-55.el10.x86_64:dnf install kernel-devel-6.12.0-55.el10.x86_64
+	arch/6.17.1-arch1-1:pacman -S linux-headers
+	manjaro arch/6.12.50-1-lts:pacman -S linux-lts-headers
+	opensuse-tumbleweed opensuse suse/6.17.1-1-default:zypper install kernel-default-devel
+	alpine/6.12.50-0-virt:apk add linux-virt-dev
+	nixos/6.12.50:install the package that contains /lib/modules/6.12.50/build
+	END
 	expect 'patches: wants a kernel source' refuses 'is no kernel source' "$top/series/make" "$work"
 }
 
