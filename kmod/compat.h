@@ -11,14 +11,17 @@
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/jiffies.h>
+#include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/page_table_check.h>
+#include <linux/platform_device.h>
 #include <linux/sched/user.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/vmalloc.h>
 
 /* The namespace was an identifier before it became a string. */
@@ -283,5 +286,42 @@ static inline int inode_lock_shared_killable(struct inode *inode)
 }
 #endif
 #endif
+
+/*
+ * Only the out-of-tree module has this parameter: it can be loaded beside the driver
+ * that the kernel has built in.
+ */
+static char *udmabuf_name = "udmabuf";
+module_param_named(name, udmabuf_name, charp, 0444);
+MODULE_PARM_DESC(name, "Name of the device in /dev. Default is udmabuf.");
+
+/*
+ * The driver core warns about an empty name and dumps the stack for one that is in use.
+ * Look first. All devices are in the kset of the platform bus, whose name is exported.
+ */
+static inline int udmabuf_misc_register(struct miscdevice *misc)
+{
+	static const char valid[] = "abcdefghijklmnopqrstuvwxyz"
+				    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+	size_t len = strlen(udmabuf_name);
+	struct kobject *other;
+
+	if (!len || len > 31 || strspn(udmabuf_name, valid) != len) {
+		pr_err(KBUILD_MODNAME ": invalid name: up to 31 letters, digits, '-' and '_'\n");
+		return -EINVAL;
+	}
+	other = kset_find_obj(platform_bus.kobj.kset, udmabuf_name);
+	if (other) {
+		kobject_put(other);
+		/* Not EEXIST: modprobe takes that for success. */
+		pr_err(KBUILD_MODNAME ": device %s exists (for udmabuf, boot with initcall_blacklist=udmabuf_dev_init; or load with name=NAME)\n",
+		       udmabuf_name);
+		return -EBUSY;
+	}
+	misc->name = udmabuf_name;
+	return misc_register(misc);
+}
+
+#define misc_register udmabuf_misc_register
 
 #endif /* _UDMABUF_COMPAT_H */
