@@ -12,10 +12,13 @@ help:
 	@echo 'make soak                  races, fuzzing and load for SOAK seconds (1200) on two kernels that find mistakes'
 	@echo 'make machines              all tests on arm64, s390x and 32-bit x86, and builds without this and that'
 	@echo 'make bench                 what every operation costs, here and in mainline'"'"'s driver (UPDATE=1 keeps the result)'
-	@echo 'make module KDIR=<dir>     build the module for the kernel with that build directory'
+	@echo 'make module [KDIR=<dir>]   build the module for the running kernel, or the one with that build directory'
+	@echo 'make install               install it (by DKMS if there is DKMS), udmabufctl and the header; PREFIX, DESTDIR'
+	@echo 'make uninstall             remove what that installed'
 	@echo 'make headers-test          build the module for each kernel of Debian, and for others by edited headers'
 	@echo 'make deb                   Debian packages of the module (by DKMS), udmabufctl and the header, in build/deb'
 	@echo 'make deb-test              installs, uses and removes them in a VM with Debian 13'
+	@echo 'make install-test          make install and uninstall from a tarball, in VMs with Debian 12 and 13'
 	@echo 'make apply TREE=<dir>      lay the driver and all about it over a kernel source tree'
 	@echo 'make patches TREE=<dir>    the same as a series of patches, in build/patches (OUT=<dir>)'
 	@echo 'make lint                  what a maintainer runs before reading, on the series and each of its patches'
@@ -53,6 +56,12 @@ bench:
 module:
 	@vm/module '$(KDIR)'
 
+install:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' DKMS='$(DKMS)' KDIR='$(KDIR)' packaging/install
+
+uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install -u
+
 headers-test:
 	@vm/headers-test
 
@@ -61,6 +70,9 @@ deb:
 
 deb-test:
 	@vm/deb-test
+
+install-test:
+	@vm/install-test
 
 apply:
 	@vm/apply '$(TREE)'
@@ -80,4 +92,4 @@ vm:
 clean:
 	$(RM) -r build
 
-.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module headers-test deb deb-test apply patches lint qemu vm clean
+.PHONY: help demo demo-qemu demo-chain demo-wayland clients check soak machines bench module install uninstall headers-test deb deb-test install-test apply patches lint qemu vm clean

@@ -301,8 +301,8 @@ MODULE_PARM_DESC(name, "Name of the device in /dev. Default is udmabuf.");
  */
 static inline int udmabuf_misc_register(struct miscdevice *misc)
 {
-	static const char valid[] = "abcdefghijklmnopqrstuvwxyz"
-				    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+	static const char valid[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
 	size_t len = strlen(udmabuf_name);
 	struct kobject *other;
 

@@ -322,6 +322,17 @@ userland()
 		fetch_packages "$@"
 		rm -rf "$cache/userland-$name-"*
 		unpack_packages "$list" "$dir/root"
+		# Debian 12's packages have files in both /bin and /usr/bin
+		for p in bin sbin lib lib64; do
+			if [ -L "$dir/root/$p" ] || [ ! -d "$dir/root/$p" ]; then
+				continue
+			fi
+			mkdir -p "$dir/root/usr/$p"
+			cp -a "$dir/root/$p/." "$dir/root/usr/$p"
+			rm -r "${dir:?}/root/$p"
+			ln -s "usr/$p" "$dir/root/$p"
+		done
+		ln -sf dash "$dir/root/usr/bin/sh"
 		mkdir -p "$dir/root"/{dev,proc,sys,tmp,run,root,tests,out}
 		echo "$list" >"$dir/root/packages"
 		root=$dir/root in_root ldconfig
