@@ -164,6 +164,38 @@ readme_example()
 		cmp - "$top/samples/udmabuf/udmabuf-example.c"
 }
 
+# The version is in debian/changelog, which dpkg reads, and in each recipe.
+versions_agree()
+(
+	version=$(sed -n 's/^udmabuf (\(.*\)).*/\1/p;q' "$top/debian/changelog")
+	cd "$top" &&
+	grep -x "PACKAGE_VERSION=\"$version\"" dkms.conf &&
+	grep -x "pkgver=$version" packaging/PKGBUILD &&
+	grep -x "Version: *$version" packaging/udmabuf.spec &&
+	grep "version = \"$version-" packaging/udmabuf.nix &&
+	grep "dkms install udmabuf/$version$" INSTALL.md
+)
+
+# links: those in *.md lead to files, and to headings of *.md
+links()
+(
+	rc=0
+	cd "$top" || exit
+	while IFS=: read -r file link; do
+		target=${link%%#*} heading=${link#"${link%%#*}"}
+		target=${target:+${file%/*}/$target}
+		target=${target:-$file}
+		if [ ! -e "$target" ] || { [ -n "$heading" ] &&
+			! sed -n 's/^##* //p' "$target" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9\n-' |
+				grep -qx -e "${heading#\#}"; }; then
+			echo "$file: no $link"
+			rc=1
+		fi
+	done < <(find . -name '*.md' ! -path './build/*' -print0 |
+		xargs -0 grep -HoE '\]\([^):]+\)' | sed 's/:](/:/; s/)$//')
+	exit $rc
+)
+
 # What of syzkaller's compiler matters here: that the header has every constant, and
 # that the structs, and the arguments of the ioctls, are those of the header.
 syzkaller_descriptions()
@@ -218,5 +250,7 @@ host_checks()
 	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions
 	expect 'the documentation names tests that there are' documented_tests
 	expect 'README.md shows samples/udmabuf/udmabuf-example.c' readme_example
+	expect 'the recipes have the version of the Debian package' versions_agree
+	expect 'links in *.md lead to files and headings' links
 	expect 'checkpatch, sparse, W=1 and shellcheck are silent' lint
 }
