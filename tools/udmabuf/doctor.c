@@ -433,15 +433,34 @@ static void check_device(int error)
 						   group_name(node.st_gid)));
 }
 
+/* What serves a second device beside mainline's driver, or how to load it; "" if nothing. */
+static const char *beside_mainline(void)
+{
+	char name[64] = "";
+
+	if (read_file("/sys/module/udmabuf_ext/parameters/name", name, sizeof(name))) {
+		name[strcspn(name, "\n")] = '\0';
+		return format("; or set UDMABUF_DEVICE=/dev/%s, which module udmabuf_ext serves",
+			      name);
+	}
+	if (!listed("modules.dep", "/udmabuf_ext.ko") || loaded_module())
+		return "";
+	return "; to try the module first: modprobe udmabuf_ext name=udmabuf-try";
+}
+
 static void check_driver(enum driver driver)
 {
-	static const char * const texts[] = {
-		[DRIVER_UNKNOWN] = "unknown, not a udmabuf device (" SEE_DEVICE ")",
-		[DRIVER_UDMABUF] = "supports process memory and memfds",
-		[DRIVER_MAINLINE] = "mainline's, supports memfds only (see below: boot)",
-	};
-
-	report("driver", driver == DRIVER_UDMABUF, texts[driver]);
+	switch (driver) {
+	case DRIVER_UDMABUF:
+		report("driver", true, "supports process memory and memfds");
+		break;
+	case DRIVER_MAINLINE:
+		report("driver", false, explain(format("see below: boot%s", beside_mainline()),
+						"mainline's, supports memfds only"));
+		break;
+	default:
+		report("driver", false, "unknown, not a udmabuf device (" SEE_DEVICE ")");
+	}
 }
 
 static void check_module(enum driver driver)
