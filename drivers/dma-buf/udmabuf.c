@@ -642,7 +642,7 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 	return 0;
 }
 
-/* Returns how many of the first @max pages are contiguous. */
+/* Returns how many pages, from the first on, are contiguous, at most @max. */
 static unsigned long udmabuf_count_adjoining(struct page **pages, unsigned long max)
 {
 	struct page *last = pages[0];
@@ -831,7 +831,7 @@ static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 	batch->inode = NULL;
 }
 
-/* The caller holds the inode lock against truncation and hole punching. */
+/* The caller holds the inode lock: no truncation, no hole punching meanwhile. */
 static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 {
 	unsigned long size = huge_page_size(hstate_file(memfd));
@@ -899,7 +899,7 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 }
 
 /*
- * Waits until pinned shmem folios are uptodate and in the file from @index on. Returns
+ * Waits until pinned shmem folios are valid, and in the file from @index on. Returns
  * -EAGAIN if the file has another folio there. fallocate() leaves uncleared pages in
  * the page cache, and a page fault inserts a page before it clears it. Reclaim may be
  * removing a folio: before it checks for pins, it clears PG_lru by a fully ordered
@@ -965,7 +965,7 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		npages += n - 1;
 	}
 	other |= (index + npages) ^ folio_next_index(folios[nfolios - 1]);
-	/* hugetlb folios are uptodate, and the inode lock keeps them in the file. */
+	/* hugetlb folios are valid, and the inode lock keeps them in the file. */
 	if (shmem_mapping(mapping) && (other || ~all & (BIT(PG_uptodate) | BIT(PG_lru))))
 		return udmabuf_settle_folios(mapping, index, folios, nfolios);
 	return 0;
