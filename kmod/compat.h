@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the driver takes for granted and kernels from 6.1 on may lack. Included
- * ahead of it by the compiler; Kbuild looks for the HAVE_* in the kernel's
- * headers, since versions say little about kernels with backports.
+ * Definitions that the driver uses and that kernels from 6.1 on may lack. The
+ * compiler includes this file before the driver. Kbuild searches the kernel's
+ * headers and exports and defines HAVE_*; it does not compare versions, because
+ * distributions backport interfaces.
  */
 #ifndef _UDMABUF_COMPAT_H
 #define _UDMABUF_COMPAT_H
@@ -69,14 +70,14 @@ static inline void vm_flags_clear(struct vm_area_struct *vma, vm_flags_t flags)
 #endif
 
 #ifdef HAVE_EXPORTED_PAGE_HUGE
-/* folio_test_hugetlb() may need functions that are not exported. */
+/* folio_test_hugetlb() may need functions that the kernel does not export. */
 #define folio_test_hugetlb(folio) PageHuge(&(folio)->page)
 #endif
 
 #ifndef HAVE_FREE_UID
 /*
- * The last reference cannot be dropped from a module. It stays, and the next
- * process of that user finds the structure it keeps.
+ * If free_uid() is not exported, a module cannot drop the last reference to a
+ * user_struct. The structure stays allocated, and the next process of that user gets it.
  */
 static inline void udmabuf_free_uid(struct user_struct *user)
 {
@@ -87,8 +88,8 @@ static inline void udmabuf_free_uid(struct user_struct *user)
 #endif
 
 /*
- * The core of dma-buf warns when a kernel mapping fails: retry for half a second.
- * In a kernel tree a patch of the series removes that warning.
+ * The dma-buf core warns if an exporter's vmap fails: retry for half a second. In a
+ * kernel tree with the driver, the core does not warn.
  */
 static inline void *udmabuf_retry_vmap(struct page **pages, unsigned int count,
 				       unsigned long flags, pgprot_t prot)
@@ -109,8 +110,9 @@ static inline void *udmabuf_retry_vmap(struct page **pages, unsigned int count,
 
 #if defined(CONFIG_PAGE_TABLE_CHECK) && !defined(HAVE_PTE_UFFD)
 /*
- * The check may count special entries as well: an anonymous page in one would stop
- * the machine. No header shows whether it does. Where pte_uffd() is, it does not.
+ * PAGE_TABLE_CHECK of older kernels may count special PTEs, too: inserting an anonymous
+ * page would stop the machine. No header shows whether it counts them. Kernels with
+ * pte_uffd() do not.
  */
 static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
 					    unsigned long addr, unsigned long pfn)
@@ -132,7 +134,7 @@ static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
 #endif
 
 #if defined(CONFIG_MEMORY_FAILURE) && !defined(HAVE_MF_STATS)
-/* Where failures of memory are not counted there may have been some. */
+/* Kernels without mf_stats do not count memory failures: assume that some occurred. */
 static const struct {
 	struct { unsigned long total; } mf_stats;
 } udmabuf_unknown_failures = { { 1 } };
@@ -150,8 +152,8 @@ static inline void unpin_user_folio(struct folio *folio, unsigned long npins)
 
 #ifdef HAVE_FOLLOW_HUGETLB_PAGE
 /*
- * Huge pages in the movable zone are not moved out of it: pinning them for good ends
- * in a warning. They are looked for with pins that may take them.
+ * These kernels do not migrate hugetlb pages out of ZONE_MOVABLE, and warn if one is
+ * pinned with FOLL_LONGTERM. So pin without FOLL_LONGTERM first, to look for such pages.
  */
 static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 					      unsigned int flags,
@@ -162,7 +164,7 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 #ifdef HAVE_UNRELIABLE_READ_PIN
 	/*
 	 * A read-only pin of a private page that was never written may pin the zero
-	 * page or the page cache; the owner's first write then goes to another page.
+	 * page or the page cache. The owner's first write then goes to another page.
 	 */
 	if (!(flags & FOLL_WRITE))
 		return -EOPNOTSUPP;
@@ -185,9 +187,9 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 
 #ifndef HAVE_MEMFD_PIN_FOLIOS
 /*
- * GUP knows only addresses: map the range for a moment. Another thread may put
- * its own memory there meanwhile, hence the look at what was pinned. The memfd
- * must be open for reading as well.
+ * Before 6.11, only GUP pins memfds, by address: map the range temporarily. Another
+ * thread may map other memory over it, so check which folios were pinned. The mapping
+ * requires a memfd that is open for reading and writing, or it gives EACCES.
  */
 static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end,
 				    struct folio **folios, unsigned int max_folios,
@@ -208,8 +210,8 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	addr = vm_mmap(memfd, 0, len, PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_NORESERVE, from);
 	if (IS_ERR_VALUE(addr))
-		return (long)addr == -EPERM ? -EINVAL :	/* just sealed */
-		       (long)addr == -EAGAIN ? -ENOMEM : addr;	/* too much is to be locked */
+		return (long)addr == -EPERM ? -EINVAL :	/* sealed meanwhile */
+		       (long)addr == -EAGAIN ? -ENOMEM : addr;	/* after mlockall() */
 	n = pin_user_pages_fast(addr + (start - from),
 				min_t(loff_t, max_folios, (end + 1 - start) >> PAGE_SHIFT),
 				FOLL_WRITE | FOLL_LONGTERM, pages);
@@ -244,18 +246,18 @@ static inline struct folio *shmem_read_folio(struct address_space *mapping, pgof
 }
 #endif
 
-/* Page faults fill holes, with the right account of reservations. */
+/* Page faults fill the holes, and account reservations correctly. */
 #define is_file_hugepages(file) false
 
-/* Mapping takes this lock itself, where it does not just look at the seals. */
+/* vm_mmap() takes the inode lock itself, or checks the seals without it. */
 #define inode_lock_shared_killable(inode) ((void)(inode), 0)
 #define inode_unlock_shared(inode) ((void)(inode))
 #else /* HAVE_MEMFD_PIN_FOLIOS */
 
 #ifdef HAVE_FOLIO_INDEX
 /*
- * It finds folios by folio_index(), which is another place if reclaim is moving them to
- * swap: such a folio is left out, and one can be there twice.
+ * This memfd_pin_folios() finds folios by folio_index(), which differs from the file's
+ * index while reclaim moves a folio to swap: it can skip a folio or return one twice.
  */
 static inline long udmabuf_memfd_pin_folios(struct file *memfd, loff_t start, loff_t end,
 					    struct folio **folios, unsigned int max_folios,
@@ -288,16 +290,16 @@ static inline int inode_lock_shared_killable(struct inode *inode)
 #endif
 
 /*
- * Only the out-of-tree module has this parameter: it can be loaded beside the driver
- * that the kernel has built in.
+ * Only the out-of-tree module has this parameter, to be loaded beside the kernel's own
+ * driver under another device name.
  */
 static char *udmabuf_name = "udmabuf";
 module_param_named(name, udmabuf_name, charp, 0444);
 MODULE_PARM_DESC(name, "Name of the device in /dev. Default is udmabuf.");
 
 /*
- * The driver core warns about an empty name and dumps the stack for one that is in use.
- * Look first. All devices are in the kset of the platform bus, whose name is exported.
+ * Checks the name first: the driver core warns about an empty name, and dumps the stack
+ * for a name in use. The platform bus is exported and leads to the kset of all devices.
  */
 static inline int udmabuf_misc_register(struct miscdevice *misc)
 {
@@ -313,7 +315,7 @@ static inline int udmabuf_misc_register(struct miscdevice *misc)
 	other = kset_find_obj(platform_bus.kobj.kset, udmabuf_name);
 	if (other) {
 		kobject_put(other);
-		/* Not EEXIST: modprobe takes that for success. */
+		/* Not EEXIST, which modprobe takes for success */
 		pr_err(KBUILD_MODNAME ": device %s exists (for udmabuf, boot with initcall_blacklist=udmabuf_dev_init; or load with name=NAME)\n",
 		       udmabuf_name);
 		return -EBUSY;

@@ -1,43 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * udmabuf - make a dma-buf from memory of a process
+ * udmabuf - export memory of a process as a dma-buf
  *
- * A process names ranges of its own memory, or of memfds; the driver pins their
- * pages for good and wraps them in one dma-buf. The process goes on using its
- * memory and every importer of the dma-buf sees the same bytes: nothing is ever
- * copied.
+ * A process names ranges of its own memory or of memfds. The driver pins the
+ * pages with FOLL_LONGTERM and exports them as one dma-buf. The process and all
+ * importers access the same pages. The driver copies no data.
  *
- * Vocabulary:
+ * Terms:
  *
- * - A buffer is &npages pages long; pgoff is a page's position in it.
- * - An extent is a stretch of the buffer as it is stored: either physically
- *   contiguous, so that its first page says it all, or a list of its pages.
- *   Extents are sorted by pgoff; one ends where the next one starts, the last
- *   at npages. The same page may be in many extents.
- * - A run is as much of the buffer as is physically contiguous.
- * - A map is one live DMA mapping of the buffer by one importer.
+ * - pgoff: index of a page in the buffer, below npages.
+ * - extent: unit in which the driver stores the buffer: contiguous pages, stored
+ *   as the first page, or a list of folios of one order. Extents are sorted by
+ *   pgoff. An extent ends where the next one starts, the last one at npages.
+ *   The same page may be in several extents.
+ * - run: physically contiguous part of the buffer.
+ * - map: one DMA mapping of the buffer by one importer.
  *
  * Invariants:
  *
- * - The extents never change once the dma-buf exists, so they are read without
- *   a lock.
- * - Every page is pinned with FOLL_LONGTERM and is anonymous, hugetlb or shmem
- *   memory. Such memory needs no write notification, is neither migrated nor
- *   reclaimed while pinned, and fork() gives the child a copy rather than
- *   write-protecting it.
- * - What comes from the process's memory has one pin a page and place in the
- *   buffer. What comes from memfds has one pin a folio and extent; so a folio of
- *   which only a part belongs to one extent may be in the next as well.
- * - What was charged at creation, to whom, is written down in the buffer and is
- *   given back at release, which may run in any process or in none.
- * - No lock is held while pinning memory of a process: the page fault of a
- *   userfaultfd range may take for ever. For one batch of a memfd its inode is
- *   locked, so that no seal comes between the look at the seals and the pins.
+ * - The extents do not change after the export, so readers need no lock.
+ * - Every page is anonymous, hugetlb or shmem memory. Such memory needs no write
+ *   notification. While pinned it is neither migrated nor reclaimed, and fork()
+ *   gives the child a copy of it instead of write-protecting it.
+ * - Memory of the process has one pin per page of the buffer. Memory of memfds
+ *   has one pin per folio and extent: two extents may pin parts of one folio.
+ * - The buffer records the charge, the user and the mm. The release uncharges
+ *   these, and may run in any task, also in one without an mm.
+ * - No lock is held while memory of the process is pinned, because a page fault
+ *   in a userfaultfd range may block indefinitely. For memfds the inode lock is
+ *   held for one batch, so that no seal is added between the check of the seals
+ *   and the pins.
  *
- * Lock order: mmap_lock, dma_resv, then dma_lock or fault_lock, which are never
- * held together. The driver allocates nothing under dma_lock, because reclaim may
- * run an importer's shrinker that unmaps the buffer. The inode's lock is held with
- * none of them but mmap_lock.
+ * Lock order: mmap_lock, dma_resv, then dma_lock or fault_lock, which do not
+ * nest. The driver does not allocate memory under dma_lock, because reclaim may
+ * run an importer's shrinker that unmaps the buffer. The inode lock nests with
+ * mmap_lock only.
  */
 
 #include <linux/capability.h>
@@ -74,7 +71,7 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/udmabuf.h>
 
-/* A maximised guest window on a 4K display arrives in up to 8,000 pieces. */
+/* A maximised window of a guest has up to 8,000 pieces on a 4K display. */
 static unsigned int list_limit = 65536;
 module_param(list_limit, uint, 0644);
 MODULE_PARM_DESC(list_limit, "Most entries in one list. Default is 65536.");
@@ -85,113 +82,113 @@ MODULE_PARM_DESC(size_limit_mb,
 		 "Largest buffer in MiB. Default is INT_MAX, beyond what can be addressed.");
 
 /*
- * Pages pinned by one call, which walks with interrupts off. The kernel has
- * callers with more: iommufd takes 8,192.
+ * Pages for one call of pin_user_pages_fast(), which walks page tables with
+ * interrupts disabled. Other callers pass more: iommufd up to 8,192.
  */
 #define UDMABUF_PIN_PAGES	2048UL
 
-/* Folios of a memfd pinned by one call, and bytes, as it may have to clear them */
+/* Folios, and bytes that it may clear, for one call of memfd_pin_folios() */
 #define UDMABUF_PIN_FOLIOS	512UL
 #define UDMABUF_PIN_BYTES	SZ_32M
 
 /*
- * A pin of a small page adds GUP_PIN_COUNTING_BIAS to its reference count. This is a
- * mask of low bits: the or of several counts exceeds it only if one of them does.
+ * Limit of a folio's reference count. A pin of a small folio takes
+ * GUP_PIN_COUNTING_BIAS references. The limit is 2^n - 1, so the bitwise OR of
+ * several counts exceeds it only if one of the counts does.
  */
 #define UDMABUF_MAX_REFS	(INT_MAX / 4)
 
-/*
- * Pages in batches that all callers together have under way, see
- * udmabuf_pin_limit().
- */
+/* Pages that one caller may pin unchecked; fewer if many do: udmabuf_pin_limit() */
 #define UDMABUF_PIN_INFLIGHT	65536UL
 
-/* So many of a batch's pages tell whether it is kept as a list, if it is long. */
+/*
+ * Pages of a batch that are sampled to choose a list or contiguous extents, and
+ * the size from which a batch may become a list.
+ */
 #define UDMABUF_SAMPLE		16UL
 #define UDMABUF_MIN_LIST	256UL
 
-/*
- * A fault populates the rest of an aligned window, which grows while one fault
- * follows where another ended, but not beyond what one page table maps.
- */
+/* Window that a fault populates: sequential faults double it, up to a page table */
 #define UDMABUF_FAULT_MIN	16UL
 #define UDMABUF_FAULT_MAX	min_t(unsigned long, 512, PTRS_PER_PTE)
 
-/* One page may be in a mapping, and in those of many buffers, any number of times. */
+/* One buffer, or several, may map the same page for DMA any number of times. */
 #define UDMABUF_DMA_ATTRS	DMA_ATTR_DEBUGGING_IGNORE_CACHELINES
 
-/* For lists as long as the caller likes: failure is no reason for a warning. */
+/* The caller determines the size of lists: no warning if there is no memory */
 #define UDMABUF_GFP		(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)
 
-/* Each entry of a list stands for 1 << order consecutive pages. */
+/* Part of a buffer: contiguous pages, or a list of folios */
 struct udmabuf_extent {
-	unsigned int pgoff;
-	bool listed;
-	unsigned char order;
+	unsigned int pgoff;		/* first page in the buffer */
+	bool listed;			/* list is valid, not page */
+	unsigned char order;		/* list: 1 << order pages per folio */
 	union {
-		struct page *page;
-		struct page **list;
+		struct page *page;	/* first of the contiguous pages */
+		struct page **list;	/* head page of each folio */
 	};
 };
 
 /*
- * What an importer has mapped, and then it is in the buffer's list, or will map. An
- * attachment comes with one: nobody waits for its memory with dma_resv locked.
+ * DMA mapping of an importer. attach() allocates one in advance, so that
+ * map_dma_buf() does not wait for memory while dma_resv is locked.
  */
 struct udmabuf_map {
-	struct list_head node;
-	struct device *dev;
-	enum dma_data_direction dir;
-	struct sg_table sgt;
+	struct list_head node;		/* in udmabuf.maps while mapped */
+	struct device *dev;		/* of the importer */
+	enum dma_data_direction dir;	/* as mapped */
+	struct sg_table sgt;		/* of segs */
 	struct scatterlist segs[];
 };
 
 struct udmabuf {
-	/* Both grow while the buffer is made. */
+	/* Grow while the buffer is created */
 	pgoff_t npages;
 	size_t nextents;
 
 	struct udmabuf_extent *extents;
-	size_t max_extents;
-	pgoff_t max_npages;
-	struct page *last_page;	/* of the buffer so far; NULL if it is in a list */
-	bool writable;
-	bool folio_pins;
+	size_t max_extents;	/* allocated entries of extents */
+	pgoff_t max_npages;	/* npages of the complete buffer */
+	struct page *last_page;	/* last page so far; NULL if in a list */
+	bool writable;		/* not UDMABUF_FLAGS_RDONLY */
+	bool folio_pins;	/* one pin per folio (memfds), not per page */
 
-	/* Of memfds, whose seals each mmap reads: the last, and from 0 on those before */
+	/*
+	 * Inodes of memfds, with a reference to each; mmap checks their seals. The
+	 * latest is last_inode, the others are in inodes from index 0 on.
+	 */
 	struct xarray inodes;
 	unsigned long ninodes, max_inodes;
 	struct inode *last_inode;
 
-	/* What was charged; user is NULL if CAP_IPC_LOCK exempted the creator. */
+	/* Charge; user is NULL if CAP_IPC_LOCK exempted the creator */
 	unsigned long charged;
 	struct user_struct *user;
 	struct mm_struct *mm;
 
 	/*
-	 * Covers mapping for DMA together with listing, and unlisting together with
-	 * unmapping, so that each CPU access syncs all mappings that exist.
-	 * Protects maps and vaddr.
+	 * Held to map and list, to unlist and unmap, and to sync, so that a CPU
+	 * access syncs all existing maps. Protects maps and vaddr.
 	 */
 	struct mutex dma_lock;
 	struct list_head maps;
-	void *vaddr;
-	struct page **vmap_pages;	/* protected by dma_resv, as is spare */
-	struct page *spare;	/* mapped in place of failed pages, if there are any */
+	void *vaddr;		/* kernel mapping; NULL if not mapped */
+	struct page **vmap_pages;	/* of vaddr; dma_resv protects it and spare */
+	struct page *spare;	/* zero page in place of failed pages */
 
-	u64 ino;	/* of the dma-buf, whose file is gone when it is released */
+	u64 ino;	/* of the dma-buf, whose file is gone at release */
 };
 
-/* One for each VMA: no process waits for what the page fault of another allocates. */
+/* State of a VMA: a fault does not wait for allocations of other processes. */
 struct udmabuf_mapping {
 	struct udmabuf *ubuf;
-	/* Serializes page faults of both sizes; protects what follows. */
+	/* Serializes PTE and PMD faults; protects the members below */
 	struct mutex fault_lock;
 	pgoff_t fault_pgoff;		/* end of the last fault's window */
-	unsigned long fault_pages;	/* size of that window */
+	unsigned long fault_pages;	/* pages in that window */
 };
 
-/* Accounting */
+/* Charging */
 
 static int udmabuf_charge_user(struct user_struct *user, unsigned long npages)
 {
@@ -205,10 +202,7 @@ static int udmabuf_charge_user(struct user_struct *user, unsigned long npages)
 	return 0;
 }
 
-/*
- * The user, not the mm, is held to the limit: a process could escape its own
- * counter by forking.
- */
+/* Limits the user, not the mm: a process could escape a limit of its mm by fork(). */
 static int udmabuf_charge(struct udmabuf *ubuf, unsigned long npages)
 {
 	if (!capable(CAP_IPC_LOCK)) {
@@ -245,7 +239,7 @@ static pgoff_t udmabuf_extent_end(const struct udmabuf *ubuf, size_t i)
 	return i + 1 < ubuf->nextents ? ubuf->extents[i + 1].pgoff : ubuf->npages;
 }
 
-/* The extent that holds @pgoff, which must be below npages. */
+/* Returns the index of the extent with @pgoff, which must be below npages. */
 static size_t udmabuf_find_extent(const struct udmabuf *ubuf, pgoff_t pgoff)
 {
 	size_t first = 0, end = ubuf->nextents;
@@ -261,7 +255,7 @@ static size_t udmabuf_find_extent(const struct udmabuf *ubuf, pgoff_t pgoff)
 	return first;
 }
 
-/* The page at @pgoff, which must be in extent @i. */
+/* Returns the page at @pgoff, which must be in extent @i. */
 static inline struct page *udmabuf_extent_page(const struct udmabuf *ubuf, size_t i, pgoff_t pgoff)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
@@ -292,7 +286,7 @@ static int udmabuf_resize_extents(struct udmabuf *ubuf, size_t max_extents)
 	return 0;
 }
 
-/* Makes room for one more. kvmalloc() refuses more than INT_MAX bytes. */
+/* Makes room for one extent. kvmalloc() fails for more than INT_MAX bytes. */
 static int udmabuf_reserve_extent(struct udmabuf *ubuf)
 {
 	size_t limit = min_t(size_t, ubuf->max_npages, INT_MAX / sizeof(*ubuf->extents));
@@ -304,7 +298,7 @@ static int udmabuf_reserve_extent(struct udmabuf *ubuf)
 	return udmabuf_resize_extents(ubuf, min(2 * ubuf->max_extents ?: 16, limit));
 }
 
-/* Without memory for a shorter array the longer one serves as well. */
+/* Shrinking is optional: if the allocation fails, the larger array remains. */
 static void udmabuf_trim_extents(struct udmabuf *ubuf)
 {
 	if (ubuf->nextents + ubuf->nextents / 16 < ubuf->max_extents)
@@ -312,8 +306,8 @@ static void udmabuf_trim_extents(struct udmabuf *ubuf)
 }
 
 /*
- * Without a virtual memmap, pages with consecutive frame numbers may have their
- * struct pages far apart; callers of the range API must not step over that.
+ * Returns whether @next follows @page, both as struct page and as page frame. Range
+ * functions rely on both; without SPARSEMEM_VMEMMAP one does not imply the other.
  */
 static bool udmabuf_pages_adjoin(struct page *page, struct page *next)
 {
@@ -321,22 +315,22 @@ static bool udmabuf_pages_adjoin(struct page *page, struct page *next)
 				    page_to_pfn(next) == page_to_pfn(page) + 1);
 }
 
-/* The page and those behind it in its folio */
+/* Returns the number of pages from @page to the end of @folio. */
 static unsigned long udmabuf_folio_rest(struct folio *folio, struct page *page)
 {
 	return folio_nr_pages(folio) - folio_page_idx(folio, page);
 }
 
-/* Would the page, put at the end of the buffer, be part of the last extent? */
+/* Returns whether @page, appended to the buffer, extends the last extent. */
 static bool udmabuf_continues_extent(const struct udmabuf *ubuf, struct page *page)
 {
 	if (!ubuf->last_page || !udmabuf_pages_adjoin(ubuf->last_page, page))
 		return false;
-	/* Behind the start of a folio there would be two pins in one extent. */
+	/* A tail page would be a second pin of its folio in one extent. */
 	return !ubuf->folio_pins || !PageTail(page);
 }
 
-/* Contiguous pages */
+/* Appends contiguous pages to the buffer. */
 static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
 				 unsigned long npages)
 {
@@ -358,10 +352,10 @@ static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
 
 /* Seals */
 
-/* The seals of a shmem or hugetlbfs file, -EBADFD for any other, and directories. */
+/* Returns the seals of a regular shmem or hugetlbfs file, -EBADFD otherwise. */
 static int udmabuf_get_seals(struct inode *inode)
 {
-	/* The root directory of hugetlbfs has none: they are not initialized. */
+	/* hugetlbfs does not initialize the seals of its root directory. */
 	if (!S_ISREG(inode->i_mode))
 		return -EBADFD;
 	if (shmem_mapping(inode->i_mapping))
@@ -376,9 +370,10 @@ static int udmabuf_get_seals(struct inode *inode)
 #define UDMABUF_WRITE_SEALS	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
 
 /*
- * True if mmap must read the seals of @inode later. Seals are never removed, and
- * F_SEAL_SEAL, which all shmem and hugetlb files but memfds have, stops new ones. So
- * only memfds are kept: their mounts are the kernel's own, no umount finds them busy.
+ * Returns whether mmap must check the seals of @inode later. Seals are never removed,
+ * and F_SEAL_SEAL prevents new ones. shmem and hugetlbfs files that are no memfds have
+ * F_SEAL_SEAL, so only inodes of memfds are kept. These are on internal mounts: a
+ * reference to an inode blocks no umount.
  */
 static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *inode)
 {
@@ -391,8 +386,8 @@ static bool udmabuf_must_keep_inode(const struct udmabuf *ubuf, struct inode *in
 }
 
 /*
- * Takes over the caller's reference. There may be many to one inode, but mmap() has no
- * time for more of them than a list of parts of memfds has entries.
+ * Consumes the caller's reference to @inode, also on failure. An inode may be kept
+ * several times; max_inodes bounds the time that mmap needs to check all of them.
  */
 static int udmabuf_keep_inode(struct udmabuf *ubuf, struct inode *inode)
 {
@@ -425,7 +420,7 @@ static void udmabuf_put_inodes(struct udmabuf *ubuf)
 	xa_destroy(&ubuf->inodes);
 }
 
-/* Has any file of the buffer been sealed against new writers? */
+/* Returns whether a memfd of the buffer is sealed against new writers. */
 static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 {
 	XA_STATE(xas, &ubuf->inodes, 0);
@@ -439,11 +434,11 @@ static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 	return seals & UDMABUF_WRITE_SEALS;
 }
 
-/* Pinning */
+/* Pinning memory of the process */
 
 /*
- * Has any page of this machine failed since it was started? A failure that is just
- * being handled is not counted yet: to this driver the page fails right afterwards.
+ * Returns whether any page of the machine has failed since boot. The kernel counts a
+ * failure at the end of memory_failure(); for this driver the page fails only then.
  */
 static bool udmabuf_any_poison(void)
 {
@@ -465,7 +460,7 @@ static bool udmabuf_folio_poisoned(struct folio *folio)
 	       (flags & BIT(PG_head) && folio_test_has_hwpoisoned(folio));
 }
 
-/* GUP stops at a poisoned page, but a part of a pinned THP is not unmapped. */
+/* GUP refuses a poisoned page, except in a pinned THP, which stays mapped. */
 static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npages)
 {
 	for (; npages; npages--)
@@ -474,7 +469,7 @@ static noinline bool udmabuf_pages_poisoned(struct page *page, unsigned long npa
 	return false;
 }
 
-/* Pages are looked at only where any page of the machine has failed. */
+/* Returns -EHWPOISON if a page of the buffer has failed, -EINTR on fatal signals. */
 static int udmabuf_check_poison(const struct udmabuf *ubuf, bool killable)
 {
 	pgoff_t pgoff, n;
@@ -503,10 +498,10 @@ static int udmabuf_check_poison(const struct udmabuf *ubuf, bool killable)
 }
 
 /*
- * Only memory that needs no write notification may be pinned for good. GUP
- * refuses most of the rest, but not the page cache for reading. @folio is not
- * anonymous. Truncation may clear its mapping at any time: what has left its file
- * is refused, unless it is hugetlb, which is never anything but memory.
+ * Checks a pinned folio that is not anonymous. Except for shmem and hugetlb, such
+ * folios need write notification; GUP refuses most for writing, but not for reading.
+ * Truncation may clear folio->mapping at any time: a folio that has left its file is
+ * refused, unless it is hugetlb, which never needs notification.
  */
 static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio)
 {
@@ -514,7 +509,7 @@ static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio
 	struct inode *inode = NULL;
 	bool allowed;
 
-	/* RCU keeps the inode in memory, igrab() fails if it is about to go. */
+	/* RCU keeps the inode allocated; igrab() fails while it is being freed. */
 	rcu_read_lock();
 	mapping = READ_ONCE(folio->mapping);
 	allowed = folio_test_hugetlb(folio) || (mapping && shmem_mapping(mapping));
@@ -527,7 +522,7 @@ static noinline int udmabuf_check_file(struct udmabuf *ubuf, struct folio *folio
 	return inode ? udmabuf_keep_inode(ubuf, inode) : 0;
 }
 
-/* @npages of the folio, which were just pinned; the buffer will go on there. */
+/* Checks pages of @folio that were just pinned, before the buffer gets them. */
 static int udmabuf_check_pages(struct udmabuf *ubuf, struct folio *folio,
 			       struct page *page, unsigned long npages)
 {
@@ -535,13 +530,13 @@ static int udmabuf_check_pages(struct udmabuf *ubuf, struct folio *folio,
 		return -ENOMEM;
 	if (udmabuf_folio_poisoned(folio) && udmabuf_pages_poisoned(page, npages))
 		return -EFAULT;
-	/* What is anonymous stays so; truncation may clear a file's mapping. */
+	/* Anonymous folios stay anonymous; truncation may clear a file's mapping. */
 	return data_race(folio_test_anon(folio)) ? 0 : udmabuf_check_file(ubuf, folio);
 }
 
 /*
- * GUP says EFAULT for memory that is not there and for memory that is not
- * allowed alike. The caller deserves to know which.
+ * GUP returns -EFAULT both for missing memory and for files of a file system. Returns
+ * whether @addr maps such a file. Takes mmap_lock.
  */
 static bool udmabuf_is_file_range(unsigned long addr, bool writable)
 {
@@ -566,23 +561,22 @@ static int udmabuf_pin_error(unsigned long addr, int err, bool writable)
 {
 	if (err == -EINTR || err == -ENOMEM || err == -EOPNOTSUPP)
 		return err;
-	/* The page could not be moved to where it may stay. */
+	/* A page could not be migrated out of ZONE_MOVABLE or CMA. */
 	if (err == -EAGAIN || err == -EBUSY)
 		return -ENOMEM;
 	return udmabuf_is_file_range(addr, writable) ? -EOPNOTSUPP : -EFAULT;
 }
 
-/* Callers that have, or are about to have, pins whose folios were not looked at */
+/* Callers that hold, or are about to take, pins on folios not yet checked */
 static atomic_t udmabuf_pinners = ATOMIC_INIT(0);
 
 /*
- * A batch may name one page throughout, and its references are looked at only
- * after the fact. The n-th of all such callers takes at most
- * UDMABUF_PIN_INFLIGHT / n pages, and none beyond UDMABUF_PIN_INFLIGHT callers. So
- * all callers stopped at that very point together hold fewer than
+ * Returns how many pages a caller, itself counted in udmabuf_pinners, may pin before it
+ * checks their reference counts: all of a batch may be one page. The n-th concurrent
+ * caller pins at most UDMABUF_PIN_INFLIGHT / n pages, and no page beyond
+ * UDMABUF_PIN_INFLIGHT callers. So all callers together hold fewer than
  * UDMABUF_PIN_INFLIGHT * (1 + ln(65536 / 32)) * GUP_PIN_COUNTING_BIAS < 0.6e9
- * references that nobody has looked at. With UDMABUF_MAX_REFS, this stays below
- * INT_MAX. The caller of this function is counted.
+ * unchecked references. Added to UDMABUF_MAX_REFS, this stays below INT_MAX.
  */
 static unsigned long udmabuf_pin_limit(unsigned long max)
 {
@@ -590,9 +584,9 @@ static unsigned long udmabuf_pin_limit(unsigned long max)
 }
 
 /*
- * From @first to @end: pinned, but not yet part of the buffer. It is flushed at
- * @limit pages; pages of a process are looked at only then, so @limit is below
- * @max while many are pinning. The @inode of the memfd being pinned is locked.
+ * Entries from @first to @end are pinned, but not yet in the buffer. Memory of the
+ * process is checked when the batch is flushed, at @limit pages, which is below @max
+ * while many callers pin. The @inode of the memfd being pinned is locked.
  */
 struct udmabuf_batch {
 	struct page **pages;
@@ -601,7 +595,7 @@ struct udmabuf_batch {
 	struct inode *inode;
 };
 
-/* What was pinned is part of the buffer now. GUP-fast does not look at signals. */
+/* The buffer owns the pins. Checks for fatal signals, which GUP-fast does not do. */
 static int udmabuf_empty_batch(struct udmabuf_batch *batch)
 {
 	batch->first = 0;
@@ -610,7 +604,7 @@ static int udmabuf_empty_batch(struct udmabuf_batch *batch)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Would the batch, up to @end, make for more extents than it is worth? */
+/* Returns whether a list of the batch, up to @end, would be smaller than extents. */
 static bool udmabuf_is_scattered(const struct udmabuf_batch *batch, unsigned long end)
 {
 	unsigned long i, adjoining = 0;
@@ -623,6 +617,7 @@ static bool udmabuf_is_scattered(const struct udmabuf_batch *batch, unsigned lon
 	return adjoining < UDMABUF_SAMPLE / 2;
 }
 
+/* Adds the batch, up to @end, as a list of folios of @order. */
 static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 			    unsigned long end, unsigned int order)
 {
@@ -647,7 +642,7 @@ static int udmabuf_add_list(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 	return 0;
 }
 
-/* How many of the pages, at most @max, are consecutive? */
+/* Returns how many pages, from the first on, are contiguous, at most @max. */
 static unsigned long udmabuf_count_adjoining(struct page **pages, unsigned long max)
 {
 	struct page *last = pages[0];
@@ -658,7 +653,7 @@ static unsigned long udmabuf_count_adjoining(struct page **pages, unsigned long 
 	return n;
 }
 
-/* Pages of any kind */
+/* Checks and adds pages of any kind. */
 static int udmabuf_add_pages(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 {
 	while (batch->first < batch->end) {
@@ -679,7 +674,7 @@ static int udmabuf_add_pages(struct udmabuf *ubuf, struct udmabuf_batch *batch)
 	return 0;
 }
 
-/* Pages that need no further look but at how they lie, up to @end */
+/* Adds pages up to @end, which the caller has checked. */
 static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 			       unsigned long end)
 {
@@ -700,7 +695,7 @@ static int udmabuf_add_checked(struct udmabuf *ubuf, struct udmabuf_batch *batch
 	return 0;
 }
 
-/* Most memory. A page that is no tail is its folio: a pinned folio is not split. */
+/* The common case. A pinned folio is not split: a page that is no tail is a folio. */
 static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 {
 	unsigned long i, flags = 0, mapping = FOLIO_MAPPING_ANON;
@@ -711,9 +706,9 @@ static bool udmabuf_all_small_anon(struct page **pages, unsigned long npages)
 
 		if (PageTail(pages[i]))
 			return false;
-		/* Flags that do not matter change any time. */
+		/* Other flags may change at any time. */
 		flags |= data_race(*folio_flags(folio, 0));
-		/* An anonymous folio keeps its mapping, truncation clears a file's. */
+		/* Truncation may clear the mapping of a file, not an anonymous one. */
 		mapping &= (unsigned long)data_race(folio->mapping);
 		refs |= folio_ref_count(folio);
 	}
@@ -742,7 +737,7 @@ static int udmabuf_pin_range(struct udmabuf *ubuf, unsigned long addr,
 	while (!ret && npages) {
 		if (!batch->limit)
 			return -ENOMEM;
-		/* Fewer than asked for: the next call says why. */
+		/* After a partial pin the next call returns the error. */
 		n = pin_user_pages_fast(addr, min(npages, batch->limit - batch->end),
 					flags, batch->pages + batch->end);
 		if (n <= 0)
@@ -766,7 +761,7 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 
 	batch->limit = udmabuf_pin_limit(batch->max);
 	for (i = 0; i < niov; i += n) {
-		/* Neighbours are pinned together. */
+		/* Pin adjacent ranges together. */
 		len = iovs[i].len;
 		for (n = 1; i + n < niov && iovs[i + n].base == iovs[i].base + len; n++)
 			len += iovs[i + n].len;
@@ -782,7 +777,7 @@ static int udmabuf_pin_iovs(struct udmabuf *ubuf,
 
 /* Pinning memfds */
 
-/* Mainline's errnos, but for the last one, which it has no check for. */
+/* The errnos are ABI: programs use EINVAL and EBADFD to select a fallback. */
 static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 {
 	int seals = udmabuf_get_seals(file_inode(memfd));
@@ -795,15 +790,16 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
 	if (!size || check_add_overflow(start, size, &end) ||
 	    end > i_size_read(file_inode(memfd)))
 		return -EINVAL;
-	/* A receiver that was to read only must not write through the buffer. */
+	/* A descriptor for reading must not become a buffer for writing. */
 	if (!(memfd->f_mode & FMODE_WRITE))
 		return -EACCES;
 	return 0;
 }
 
 /*
- * A poisoned page stays in the page cache. memfd_pin_folios() would pin it, or,
- * where it is to be moved first, try that for ever: it cannot be isolated.
+ * Returns -EFAULT for a poisoned page in the page cache, which stays there.
+ * memfd_pin_folios() would pin it. If it had to migrate the page first, it would
+ * retry endlessly, because a poisoned page cannot be isolated.
  */
 static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
 			       pgoff_t last)
@@ -835,7 +831,7 @@ static void udmabuf_unlock_inode(struct udmabuf_batch *batch)
 	batch->inode = NULL;
 }
 
-/* The caller holds the inode's lock: neither truncation nor punching makes holes. */
+/* The caller holds the inode lock: no truncation, no hole punching meanwhile. */
 static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 {
 	unsigned long size = huge_page_size(hstate_file(memfd));
@@ -851,9 +847,9 @@ static bool udmabuf_has_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * vfs_fallocate() stops at any signal and at task work, both of which a timer can send
- * without end. So all signals but SIGKILL wait, and so does task work, as each call fills
- * a page or more. A stop comes first; then the system call starts again.
+ * vfs_fallocate() stops at signals and task work, and a timer can send either without
+ * end. So block all signals but SIGKILL and defer task work: each call fills a page or
+ * more, and the caller repeats it. A stop (SIGSTOP) restarts the system call.
  */
 static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 {
@@ -875,11 +871,12 @@ static int udmabuf_fill_holes(struct file *memfd, u64 start, u64 end)
 }
 
 /*
- * Locks the inode and checks that [start, end) may be pinned, now up to @stop.
- * memfd_pin_folios() must not find a hole in a hugetlb file: memfd_alloc_folio()
- * does not look again for the page once it holds the fault mutex. After a race with
- * another caller or a page fault it fails although pages are free, or consumes the
- * reservation of another file, until HugePages_Rsvd is below 0.
+ * Locks the inode, checks that [start, end) may be pinned, and fills the holes of a
+ * hugetlb file up to @stop. memfd_pin_folios() must not find a hole there:
+ * memfd_alloc_folio() does not look up the page again under the fault mutex. In a race
+ * with another caller or a page fault it fails although pages are free, or consumes the
+ * reservation of another file, until HugePages_Rsvd drops below 0. The caller unlocks
+ * the inode, also after a failure.
  */
 static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 			      u64 start, u64 end, u64 stop)
@@ -902,11 +899,11 @@ static int udmabuf_lock_memfd(struct udmabuf_batch *batch, struct file *memfd,
 }
 
 /*
- * Folios of shmem that were just pinned: waits until they are valid and in the file at
- * @index; -EAGAIN if another is there. fallocate() leaves pages in the page cache that
- * have never been cleared, and a page fault adds a page before it clears it. Reclaim may
- * be taking one out of the file: before it looks for pins it clears PG_lru, by an atomic
- * operation that is a full barrier, and takes the lock.
+ * Waits until pinned shmem folios are valid, and in the file from @index on. Returns
+ * -EAGAIN if the file has another folio there. fallocate() leaves uncleared pages in
+ * the page cache, and a page fault inserts a page before it clears it. Reclaim may be
+ * removing a folio: before it checks for pins, it clears PG_lru by a fully ordered
+ * atomic operation, and locks the folio.
  */
 static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 				 struct folio **folios, unsigned long nfolios)
@@ -934,8 +931,8 @@ static int udmabuf_settle_folios(struct address_space *mapping, pgoff_t index,
 }
 
 /*
- * @index is the position of the first folio in the file. They come in the file's order:
- * one that memfd_pin_folios() left out (6.12, if reclaim takes it) shows at the end.
+ * Checks pinned folios, of which the first must be at @index of the file. Folios are in
+ * file order: if memfd_pin_folios() skips one (6.12, during reclaim), the end differs.
  */
 static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 				struct folio **folios, unsigned long nfolios,
@@ -944,7 +941,7 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 	unsigned long i, any = 0, all = ~0UL, other = 0, npages = nfolios;
 	unsigned int refs = 0;
 
-	smp_mb__after_atomic();	/* our pins before PG_lru, see udmabuf_settle_folios() */
+	smp_mb__after_atomic();	/* pins before PG_lru, see udmabuf_settle_folios() */
 	for (i = 0; i < nfolios; i++) {
 		struct folio *folio = folios[i];
 		unsigned long flags = READ_ONCE(*folio_flags(folio, 0));
@@ -968,15 +965,15 @@ static int udmabuf_check_folios(struct address_space *mapping, pgoff_t index,
 		npages += n - 1;
 	}
 	other |= (index + npages) ^ folio_next_index(folios[nfolios - 1]);
-	/* The inode's lock keeps those of hugetlb in the file, and they are valid. */
+	/* hugetlb folios are valid, and the inode lock keeps them in the file. */
 	if (shmem_mapping(mapping) && (other || ~all & (BIT(PG_uptodate) | BIT(PG_lru))))
 		return udmabuf_settle_folios(mapping, index, folios, nfolios);
 	return 0;
 }
 
 /*
- * Pins what it can of [start, end) and returns the number of folios; @skip pages
- * of the first are before @start. -EAGAIN: another try may succeed.
+ * Pins a part of [start, end) and returns the number of folios, or -EAGAIN if the
+ * caller must retry. @skip pages of the first folio are before @start.
  */
 static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 			       u64 start, u64 end, unsigned long *skip, bool *large)
@@ -995,7 +992,7 @@ static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 	if (ret)
 		return ret;
 
-	/* Counted only now: a caller that waits for the inode's lock holds no pins. */
+	/* Counted only now: callers that wait for the lock have no unchecked pins. */
 	atomic_inc(&udmabuf_pinners);
 	limit = udmabuf_pin_limit(batch->max - batch->end);
 	n = limit ? memfd_pin_folios(memfd, start, stop - 1, folios, limit, &offset) : -ENOMEM;
@@ -1013,7 +1010,7 @@ static long udmabuf_pin_folios(struct udmabuf_batch *batch, struct file *memfd,
 	return n;
 }
 
-/* The first folio may be wanted from @skip pages on only, and the last in part. */
+/* Adds @npages pages of the folios, after the first @skip pages. */
 static int udmabuf_add_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 			      unsigned long skip, unsigned long npages)
 {
@@ -1044,8 +1041,8 @@ static bool udmabuf_same_order(struct folio **folios, unsigned long nfolios)
 }
 
 /*
- * The first @nsmall folios of the batch are small. Of the next one @skip pages
- * are not wanted; of all others @npages are, if there.
+ * Unlocks the inode and adds the folios of the batch. The first @nsmall are small. Of
+ * the other folios, @skip pages are left out and at most @npages pages are added.
  */
 static int udmabuf_flush_folios(struct udmabuf *ubuf, struct udmabuf_batch *batch,
 				unsigned long nsmall, unsigned long skip,
@@ -1083,7 +1080,7 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 		n = ret ?: udmabuf_pin_folios(batch, memfd, start, end, &skip, &large);
 		if (n == -EAGAIN)
 			continue;
-		/* No memory may be committed; a page is marked as failed in the file. */
+		/* ENOSPC: tmpfs, hugetlb or overcommit limit. EIO: failed page. */
 		if (n < 0)
 			return n == -ENOSPC ? -ENOMEM : n == -EIO ? -EFAULT : n;
 		if (large)
@@ -1097,7 +1094,7 @@ static int udmabuf_pin_memfd(struct udmabuf *ubuf, struct file *memfd,
 	return ret;
 }
 
-/* How many of the items name one stretch of a memfd, @size bytes in all? */
+/* Returns how many items form one range of a memfd, and its @size in bytes. */
 static u32 udmabuf_count_neighbours(const struct udmabuf_create_item *items,
 				    u32 count, u64 *size)
 {
@@ -1142,7 +1139,9 @@ static int udmabuf_pin_items(struct udmabuf *ubuf,
 	return ret;
 }
 
-/* What a buffer is made of: one of the two lists, which has been checked. */
+/* Pinning a buffer */
+
+/* The checked list of ranges for a buffer: either iovs or items */
 struct udmabuf_source {
 	const struct udmabuf_iovec *iovs;
 	const struct udmabuf_create_item *items;
@@ -1150,7 +1149,7 @@ struct udmabuf_source {
 	unsigned long npages, max_inodes;
 };
 
-/* On failure the buffer holds what was pinned up to then. */
+/* On failure the buffer keeps the pages pinned so far, for udmabuf_free(). */
 static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source)
 {
 	struct udmabuf_batch batch = {
@@ -1169,7 +1168,7 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 		ret = udmabuf_pin_iovs(ubuf, source->iovs, source->count, &batch);
 	else
 		ret = udmabuf_pin_items(ubuf, source->items, source->count, &batch);
-	/* After a failure: pages, or folios, which are pinned once each. */
+	/* Left after a failure: pages or folios, one pin each */
 	unpin_user_pages(batch.pages + batch.first, batch.end - batch.first);
 	if (source->iovs)
 		atomic_dec(&udmabuf_pinners);
@@ -1183,15 +1182,15 @@ static int udmabuf_pin(struct udmabuf *ubuf, const struct udmabuf_source *source
 /* Unpinning */
 
 /*
- * Writers through the buffer leave no trace in the page tables that reclaim
- * looks at: folios that are not dirtied here may lose what was written.
+ * Writes by devices and through PFN mappings set no dirty bit that reclaim checks.
+ * Unless @dirty is set after such writes, reclaim may discard the data.
  */
 static void udmabuf_unpin_folio(struct folio *folio, unsigned long npins, bool dirty)
 {
 	if (!dirty || folio_test_dirty(folio)) {
 		unpin_user_folio(folio, npins);
 	} else if (data_race(folio_test_anon(folio))) {	/* see udmabuf_check_pages() */
-		/* There is no file that could go away or wants to know. */
+		/* No truncation to exclude, no file system to notify */
 		folio_set_dirty(folio);
 		unpin_user_folio(folio, npins);
 	} else {
@@ -1217,7 +1216,7 @@ static void udmabuf_unpin_list(struct page **list, unsigned long n, bool dirty)
 {
 	unsigned long i;
 
-	/* Nothing but whole folios is in lists. */
+	/* Lists have whole folios only, each with one pin. */
 	for (i = 0; i < n; i++)
 		udmabuf_unpin_folio((struct folio *)list[i], 1, dirty);
 	kfree(list);
@@ -1255,7 +1254,7 @@ static struct udmabuf *udmabuf_alloc(bool writable)
 	return ubuf;
 }
 
-/* Frees a buffer in any state; @dirty if somebody may have written to it. */
+/* Frees a buffer in any state. @dirty: its pages may have been written to. */
 static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 {
 	udmabuf_unpin(ubuf, dirty);
@@ -1266,12 +1265,12 @@ static void udmabuf_free(struct udmabuf *ubuf, bool dirty)
 	kfree(ubuf);
 }
 
-/* dma-buf operations: importers' mappings */
+/* Mapping for devices */
 
-/* In pages: the longest segment, and a boundary that none may cross or 0 */
+/* Limits of a device, in pages */
 struct udmabuf_seg_limits {
-	unsigned long max;
-	unsigned long boundary;
+	unsigned long max;	/* length of a segment */
+	unsigned long boundary;	/* that a segment must not cross, or 0 */
 };
 
 static struct udmabuf_seg_limits udmabuf_seg_limits(struct device *dev)
@@ -1279,7 +1278,7 @@ static struct udmabuf_seg_limits udmabuf_seg_limits(struct device *dev)
 	size_t max = min_not_zero(dma_max_mapping_size(dev),
 				  (size_t)dma_get_max_seg_size(dev));
 
-	/* A segment's length is an unsigned int. */
+	/* The length of a segment is an unsigned int. */
 	max = min_t(size_t, max, UINT_MAX) >> PAGE_SHIFT;
 	return (struct udmabuf_seg_limits) {
 		.max = max,
@@ -1297,7 +1296,7 @@ static unsigned long udmabuf_seg_npages(struct udmabuf_seg_limits limits,
 	return min(npages, limits.boundary - page_to_pfn(page) % limits.boundary);
 }
 
-/* At most so many times are pages one after the other to be cut in two. */
+/* Upper bound on the splits of @npages contiguous pages */
 static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
 				      unsigned long npages)
 {
@@ -1308,7 +1307,7 @@ static unsigned long udmabuf_max_cuts(struct udmabuf_seg_limits limits,
 	return ncuts;
 }
 
-/* An upper bound: where extents or list entries adjoin they are fewer. */
+/* Upper bound: adjoining extents and list entries share segments. */
 static unsigned long udmabuf_max_segs(const struct udmabuf *ubuf,
 				      struct udmabuf_seg_limits limits)
 {
@@ -1342,7 +1341,7 @@ static struct scatterlist *udmabuf_set_segs(struct udmabuf_seg_limits limits,
 	return sg;
 }
 
-/* Returns the end of the segments. A run may go on in the next extent. */
+/* Returns the end of the segments. A run may continue in the next extent. */
 static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 					     struct udmabuf_seg_limits limits,
 					     struct scatterlist *sg)
@@ -1371,14 +1370,14 @@ static struct scatterlist *udmabuf_fill_segs(const struct udmabuf *ubuf,
 	return udmabuf_set_segs(limits, sg, first, npages);
 }
 
-/* In one piece rather than chained, which is quicker to set up and to walk. */
+/* One array instead of chained scatterlists is faster to fill and to walk. */
 static struct udmabuf_map *udmabuf_new_map(const struct udmabuf *ubuf, struct device *dev)
 {
 	struct udmabuf_seg_limits limits = udmabuf_seg_limits(dev);
 	struct udmabuf_map *map;
 	struct scatterlist *end;
 
-	/* No page is cut. With pages of 64 KiB some devices may want that. */
+	/* Pages are not split. With 64 KiB pages some devices might need that. */
 	if (!limits.max || dma_get_seg_boundary(dev) < PAGE_SIZE - 1)
 		return ERR_PTR(-EINVAL);
 	map = kvmalloc(struct_size(map, segs, udmabuf_max_segs(ubuf, limits)), UDMABUF_GFP);
@@ -1404,7 +1403,7 @@ static void udmabuf_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *at
 	kvfree(attach->priv);
 }
 
-/* A CPU access is over before dma_lock is taken, or finds the map in the list. */
+/* A CPU access either ends before dma_lock is taken, or finds the map in the list. */
 static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 {
 	int ret;
@@ -1412,7 +1411,7 @@ static int udmabuf_add_map(struct udmabuf *ubuf, struct udmabuf_map *map)
 	if (mutex_lock_killable(&ubuf->dma_lock))
 		return -EINTR;
 	ret = dma_map_sgtable(map->dev, &map->sgt, map->dir, UDMABUF_DMA_ATTRS);
-	/* Synced last: a device that is sure to write wins over one that may have. */
+	/* Synced last: a device that certainly writes wins over others. */
 	if (!ret && map->dir == DMA_FROM_DEVICE)
 		list_add_tail(&map->node, &ubuf->maps);
 	else if (!ret)
@@ -1429,12 +1428,12 @@ static struct sg_table *udmabuf_map(struct udmabuf *ubuf, struct dma_buf_attachm
 
 	if (!ubuf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EPERM);
-	/* No device is to find a page that is known to be bad. */
+	/* A device must not access a page that is known to have failed. */
 	ret = udmabuf_check_poison(ubuf, true);
 	if (ret)
 		return ERR_PTR(ret);
 
-	/* None is left if the attachment is mapped already. */
+	/* The attachment has no map left if it is mapped already. */
 	map = xchg(&attach->priv, NULL) ?: udmabuf_new_map(ubuf, attach->dev);
 	if (IS_ERR(map))
 		return ERR_CAST(map);
@@ -1464,11 +1463,12 @@ static void udmabuf_release(struct dma_buf *dmabuf)
 	udmabuf_free(ubuf, ubuf->writable);
 }
 
+/* CPU access */
+
 /*
- * Every importer is synced in the direction it mapped with, whatever the caller is about
- * to do: a bounce buffer synced in another direction would overwrite the pages with
- * stale bytes. But an access that only read gives the device nothing, which may have
- * written meanwhile.
+ * Syncs each map in the direction it was mapped with, not in the caller's direction: a
+ * bounce buffer synced in another direction would overwrite the pages with stale data.
+ * If the CPU has not @stored, a device that may have written since gets no data.
  */
 static void udmabuf_sync_for_cpu(struct udmabuf *ubuf, size_t size)
 {
@@ -1499,14 +1499,14 @@ static void udmabuf_sync_for_device(struct udmabuf *ubuf, size_t size, bool stor
 	}
 }
 
-/* To bounce a page that has failed would take the machine down. */
+/* A sync must not bounce a failed page: the access would crash the machine. */
 static int udmabuf_check_maps(const struct udmabuf *ubuf, bool killable)
 {
 	lockdep_assert_held(&ubuf->dma_lock);
 	return list_empty(&ubuf->maps) ? 0 : udmabuf_check_poison(ubuf, killable);
 }
 
-/* What a device that is sure to have written left there goes to the others, too. */
+/* Syncs the data of a DMA_FROM_DEVICE map, which the device wrote, to other maps. */
 static void udmabuf_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
 				  enum dma_data_direction dir)
 {
@@ -1529,7 +1529,7 @@ static int udmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direct
 	struct udmabuf *ubuf = dmabuf->priv;
 	long ret;
 
-	/* The core waits too late: after the sync, a device could still write. */
+	/* The core waits for fences too late: a device could write after the sync. */
 	ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(dir != DMA_FROM_DEVICE),
 				    true, MAX_SCHEDULE_TIMEOUT);
 	if (ret < 0)
@@ -1548,7 +1548,7 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_directio
 	struct udmabuf *ubuf = dmabuf->priv;
 	int ret;
 
-	/* Not to be given up: stores of others wait for it, too. */
+	/* Not killable: this sync also transfers stores of other threads. */
 	mutex_lock(&ubuf->dma_lock);
 	ret = udmabuf_check_maps(ubuf, false);
 	if (!ret)
@@ -1557,12 +1557,11 @@ static int udmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_directio
 	return ret;
 }
 
-/* dma-buf operations: user mappings */
+/* mmap */
 
 /*
- * Where to stop populating for the fault: at the end of a window that grows as
- * told above. Windows are aligned by address, so that none reaches into what a
- * huge entry may map.
+ * Returns the end of the window to populate, see UDMABUF_FAULT_MIN. The window is
+ * aligned by address, so that it does not reach into the range of another PMD.
  */
 static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf,
 				 struct udmabuf_mapping *mapping)
@@ -1582,8 +1581,8 @@ static pgoff_t udmabuf_fault_end(const struct vm_fault *vmf,
 }
 
 /*
- * Pages behind the one that is needed are a courtesy: what goes wrong with one
- * of them shows when it is touched.
+ * Inserts the page of the fault and the later pages of the window. An error on a later
+ * page is ignored: it recurs when that page is touched.
  */
 static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf,
 				       struct udmabuf_mapping *mapping)
@@ -1613,9 +1612,9 @@ static vm_fault_t udmabuf_insert_pages(struct vm_fault *vmf,
 }
 
 /*
- * The lock keeps faults of both sizes from meeting in one place: the core warns
- * about a huge entry where there are small ones, and the other way round. Nothing
- * else puts entries there: vma_can_userfault() refuses VM_PFNMAP.
+ * fault_lock serializes PTE and PMD faults: the core warns about a huge entry in the
+ * place of a page table, and about the reverse. No other code inserts entries:
+ * vma_can_userfault() refuses VM_PFNMAP.
  */
 static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 {
@@ -1635,8 +1634,8 @@ static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
 
 #ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
 /*
- * The first page of what a huge entry for the fault would map. All of it must be
- * in the buffer, side by side: what else is in a huge page is for others.
+ * Returns the first page for a huge entry, or NULL. All pages of the entry must be
+ * consecutive in the buffer: the entry must not expose other pages of the huge page.
  */
 static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
 				      const struct udmabuf *ubuf)
@@ -1659,8 +1658,8 @@ static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
 }
 
 /*
- * PAGE_TABLE_CHECK stops the machine if an anonymous page is mapped more than
- * once and may be written to. It exempts special small entries, not huge ones.
+ * PAGE_TABLE_CHECK stops the machine if an anonymous page has several mappings and one
+ * is writable. It exempts special PTEs, but not special PMDs.
  */
 static bool udmabuf_page_table_checked(void)
 {
@@ -1700,7 +1699,7 @@ static struct udmabuf_mapping *udmabuf_new_mapping(struct udmabuf *ubuf)
 {
 	struct udmabuf_mapping *mapping;
 
-	/* open() cannot fail. */
+	/* vm_ops->open() cannot return an error. */
 	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 	mapping->ubuf = ubuf;
 	mutex_init(&mapping->fault_lock);
@@ -1708,7 +1707,7 @@ static struct udmabuf_mapping *udmabuf_new_mapping(struct udmabuf *ubuf)
 	return mapping;
 }
 
-/* A huge entry lies in one VMA, so that faults of both sizes meet under one lock. */
+/* A huge entry lies in one VMA, so PTE and PMD faults share its fault_lock. */
 static void udmabuf_vm_open(struct vm_area_struct *vma)
 {
 	struct udmabuf_mapping *mapping = vma->vm_private_data;
@@ -1731,21 +1730,20 @@ static const struct vm_operations_struct udmabuf_vm_ops = {
 };
 
 /*
- * Anonymous and hugetlb pages must not be mapped as pages of a file: the rmap
- * would not find them there. Mapped by frame number they belong to nobody, and
- * GUP cannot take them through this mapping.
+ * Anonymous and hugetlb pages must not be mapped as file pages, where reverse mapping
+ * would not find them. VM_PFNMAP needs no reverse mapping, and GUP refuses it.
  */
 static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct udmabuf *ubuf = dmabuf->priv;
 	bool writable;
 
-	/* Copy on write would need pages that belong to somebody. */
+	/* vmf_insert_pfn() does not allow copy-on-write mappings. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	/* A memfd sealed meanwhile keeps the writers it has but gets no new ones. */
+	/* A memfd sealed after creation keeps its writers but gets no new ones. */
 	writable = ubuf->writable && !udmabuf_is_sealed(ubuf);
-	/* The core checks the dma-buf's mode, an importer only its own. */
+	/* The core checks an mmap through an importer against the importer's mode. */
 	if (vma->vm_flags & VM_WRITE && !writable)
 		return ubuf->writable ? -EPERM : -EACCES;
 	if (!writable)
@@ -1757,12 +1755,12 @@ static int udmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* dma-buf operations: kernel mapping */
+/* vmap */
 
 /*
- * Without "dma-buf: return a failed vmap to the caller without a warning" the core
- * warns if this driver returns an error. So a page of zeros replaces pages that have
- * failed, which no load may touch, and the array of pages is allocated without fail.
+ * Replaces failed pages, which the kernel must not access, by a zero page: without
+ * "dma-buf: return a failed vmap to the caller without a warning", the core warns if
+ * udmabuf_vmap() fails. For the same reason its allocations use __GFP_NOFAIL.
  */
 static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 {
@@ -1777,7 +1775,7 @@ static void udmabuf_cover_poisoned(struct udmabuf *ubuf)
 	}
 }
 
-/* Puts the pages of an extent into the array for vmap(): 2 GiB at most in all. */
+/* Stores the pages of extent @i in vmap_pages. 2 GiB at most: no cond_resched() */
 static void udmabuf_store_extent(struct udmabuf *ubuf, size_t i)
 {
 	const struct udmabuf_extent *extent = &ubuf->extents[i];
@@ -1815,9 +1813,9 @@ static void udmabuf_free_vmap_pages(struct udmabuf *ubuf)
 }
 
 /*
- * The core counts its callers and asks for one mapping at a time. The array of
- * pages stays as long as the mapping, because the array is charged to the memory
- * cgroup, and the page tables of about the same size are not.
+ * The core counts users and calls this for the first one. The array of pages is kept as
+ * long as the mapping, because the array is charged to the memory cgroup. The page
+ * tables, which are about as large, are not charged.
  */
 static int udmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
@@ -1880,9 +1878,9 @@ static const struct dma_buf_ops udmabuf_ops_no_vmap = {
 };
 
 /*
- * A kernel mapping could not be kept read-only. The core warns if making one
- * fails, and vmap() fails for more pages than the machine has, or without
- * addresses for them, which are scarce with 32 bits. Flushing one takes an int.
+ * A kernel mapping could not be kept read-only. The core warns if vmap() fails: for
+ * more pages than the machine has, or without vmalloc space, which is small on 32-bit.
+ * flush_kernel_vmap_range() takes the size as an int.
  */
 static bool udmabuf_can_vmap(const struct udmabuf *ubuf)
 {
@@ -1892,6 +1890,7 @@ static bool udmabuf_can_vmap(const struct udmabuf *ubuf)
 	       ubuf->npages <= totalram_pages() / 2;
 }
 
+/* On success the dma-buf owns the buffer. */
 static struct dma_buf *udmabuf_export(struct udmabuf *ubuf)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
@@ -1909,15 +1908,16 @@ static struct dma_buf *udmabuf_export(struct udmabuf *ubuf)
 	return dmabuf;
 }
 
-/* Creation */
+/* Creating */
 
+/* Returns a file descriptor. After an error nothing stays pinned or charged. */
 static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 {
 	struct dma_buf *dmabuf = NULL;
 	struct udmabuf *ubuf;
 	int ret = 0;
 
-	/* All that a buffer is used for takes time and memory by its size. */
+	/* Bounds the time and memory of all operations on the buffer. */
 	if (source->npages > totalram_pages())
 		return -ENOMEM;
 	ubuf = udmabuf_alloc(!(flags & UDMABUF_FLAGS_RDONLY));
@@ -1927,7 +1927,7 @@ static int udmabuf_create(const struct udmabuf_source *source, u32 flags)
 	ubuf->max_inodes = source->max_inodes;
 	ubuf->folio_pins = source->items;
 
-	/* Nobody has ever been charged for a memfd: programs count on that. */
+	/* memfds have never been charged, and programs rely on that. */
 	if (source->iovs)
 		ret = udmabuf_charge(ubuf, source->npages);
 	if (!ret)
@@ -1955,7 +1955,7 @@ static u64 udmabuf_max_npages(void)
 		    (u64)INT_MAX, (u64)SIZE_MAX >> PAGE_SHIFT);
 }
 
-/* UDMABUF_CREATE */
+/* UDMABUF_CREATE_IOVEC */
 
 static int udmabuf_check_iovs(struct udmabuf_source *source)
 {
@@ -1969,7 +1969,7 @@ static int udmabuf_check_iovs(struct udmabuf_source *source)
 		if (!iov->len || !IS_ALIGNED(iov->base | iov->len, PAGE_SIZE) ||
 		    check_add_overflow(iov->base, iov->len, &end))
 			return -EINVAL;
-		/* Once over the limit it may as well stay just over it. */
+		/* Saturate at limit + 1: the sum cannot overflow. */
 		sum = min(sum + (iov->len >> PAGE_SHIFT), limit + 1);
 	}
 	if (sum > limit)
@@ -2007,7 +2007,7 @@ static long udmabuf_ioctl_create_iovec(struct udmabuf_create_iovec __user *arg)
 	return ret;
 }
 
-/* UDMABUF_CREATE_MEMFD, UDMABUF_CREATE_LIST */
+/* UDMABUF_CREATE_MEMFD and UDMABUF_CREATE_LIST */
 
 static int udmabuf_check_items(struct udmabuf_source *source)
 {
@@ -2038,7 +2038,7 @@ static long udmabuf_create_from_items(const struct udmabuf_create_item *items,
 	ret = udmabuf_check_items(&source);
 	if (ret)
 		return ret;
-	/* Programs pass stray bits, which mainline has always ignored. */
+	/* Unknown flags have always been ignored, and programs pass them. */
 	return udmabuf_create(&source, flags & UDMABUF_FLAGS_CLOEXEC);
 }
 
@@ -2077,7 +2077,7 @@ static long udmabuf_ioctl_create_list(struct udmabuf_create_list __user *arg)
 	return ret;
 }
 
-/* The device */
+/* Module */
 
 static long udmabuf_ioctl(struct file *file, unsigned int cmd,
 			  unsigned long arg)

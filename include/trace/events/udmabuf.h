@@ -14,8 +14,8 @@
 #include <linux/tracepoint.h>
 
 /*
- * A buffer is told by its inode number, as in fdinfo, debugfs and the events of
- * dma_buf; a create that failed has none, which is 0.
+ * Events identify a buffer by the inode number of its dma-buf, as do fdinfo, debugfs
+ * and the dma_buf events. The number is 0 if the buffer could not be created.
  */
 
 TRACE_EVENT(udmabuf_create,
@@ -78,7 +78,7 @@ TRACE_DEFINE_ENUM(DMA_FROM_DEVICE);
 			 { DMA_TO_DEVICE, "to-device" },	\
 			 { DMA_FROM_DEVICE, "from-device" })
 
-/* @sgt is an error pointer where there is no map. */
+/* @sgt is an error pointer if the mapping failed. */
 DECLARE_EVENT_CLASS(udmabuf_map,
 
 	TP_PROTO(u64 ino, struct device *dev, enum dma_data_direction dir,
