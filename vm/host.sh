@@ -241,9 +241,52 @@ documented_tests()
 	return $rc
 }
 
+# ends_with SIGNAL: a script ends at that signal, and all that it has started does: here a
+# script in a pipeline in the background, with an emulator of its own
+ends_with()
+{
+	local log=$work/ends-with-$1 pid i
+	bash -c '. "$1/vm/lib.sh"
+		make_work ends
+		echo "$work" >"$2.work"
+		{ "$1/vm/boot" -k newest -l "$2" "sleep 1000" | cat; true; } &
+		wait' vm/check "$top" "$log" &
+	pid=$!
+	for ((i = 0; i < 6000; i++)); do
+		! runs_with "$log" || break
+		sleep .1
+	done
+	[ $i != 6000 ] || { echo 'no VM was started'; return 1; }
+	kill "-$1" $pid
+	# the emulator is killed, and may need a moment on a busy host
+	for ((i = 0; i < 600; i++)); do
+		runs_with "$log" || break
+		sleep .1
+	done
+	[ $i != 600 ] || { echo 'its VM goes on'; return 1; }
+	! wait $pid || return 1
+	[ ! -e "$(cat "$log.work")" ] || { echo 'its directory is still there'; return 1; }
+}
+
+# runs_with LOG: whether there is a QEMU that writes the kernel's log there
+runs_with()
+{
+	grep -lsa "[f]ile:$1" /proc/[0-9]*/cmdline >/dev/null
+}
+
+# Scripts can be called from a directory that the tool root does not have.
+works_elsewhere()
+(
+	dir=$(mktemp -d) && cd "$dir" && in_root true && rmdir "$dir"
+)
+
 host_checks()
 {
 	say 'checks on the host'
+	for signal in TERM HUP; do
+		expect "a script ends at SIG$signal with all that it has started" ends_with $signal
+	done
+	expect 'scripts can be called from any directory' works_elsewhere
 	apply_checks
 	messages
 	mainline_users

@@ -65,6 +65,29 @@ die()
 	exit 1
 }
 
+# make_work NAME: set $work to a directory for the time that the script runs
+make_work()
+{
+	work=$(mktemp -d "$cache/tmp/$1.XXXXXX")
+	trap end EXIT
+}
+
+# end: end all processes that the script has started, and remove $work. Bash
+# calls it after a signal as well, without waiting for these processes.
+end()
+{
+	# shellcheck disable=SC2046 # several words
+	kill $(sed 's/(.*)/-/' /proc/[0-9]*/stat 2>/dev/null | awk -v top=$$ '
+		{ parent[$1] = $4 }
+		END {
+			for (pid in parent)
+				for (p = parent[pid]; p in parent; p = parent[p])
+					if (p == top) { print pid; break }
+		}') 2>/dev/null || :
+	wait
+	rm -rf "$work"
+}
+
 # logged NAME CMD...: run CMD with its output in a log file, shown on failure
 logged()
 {
@@ -381,10 +404,14 @@ configure()
 	done < <(grep ^CONFIG "$fragment")
 }
 
+# in_root [bwrap options] CMD...: in the tool root, and in the current directory if
+# that is in the cache or the checkout, or else in the checkout
 in_root()
 {
+	local here=$top
+	[[ $PWD/ != "$top"/* && $PWD/ != "$cache"/* ]] || here=$PWD
 	bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp \
-		--bind "$cache" "$cache" --bind "$top" "$top" --chdir "$PWD" \
+		--bind "$cache" "$cache" --bind "$top" "$top" --chdir "$here" \
 		--unshare-pid --die-with-parent \
 		--setenv PATH /usr/lib/ccache:/usr/sbin:/usr/bin \
 		--setenv CCACHE_DIR "$cache/ccache" --unsetenv LANG --setenv LC_ALL C \
