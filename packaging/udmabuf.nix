@@ -5,7 +5,7 @@
 #   boot.kernelModules = [ "udmabuf_ext" ];
 #   boot.kernelParams = [ "initcall_blacklist=udmabuf_dev_init" ];
 #
-# Each generation of the system has the kernel, the module and the parameter together.
+# Each generation of the system contains a matching kernel, module and parameter.
 { lib, stdenv, kernel, json_c }:
 
 stdenv.mkDerivation {
