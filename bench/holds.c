@@ -119,7 +119,7 @@ static int victim_main(void *arg)
 
 /*
  * Returns the time from SIGKILL to the exit of a process that is creating a buffer.
- * The process shares our address space, whose teardown would take long as well.
+ * The process shares our address space, because its teardown would take long as well.
  */
 static __u64 time_kill(const struct victim *victim, __u64 delay)
 {

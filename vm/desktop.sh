@@ -19,7 +19,7 @@ make_user()
 	chmod 660 /dev/udmabuf
 	install -d -m 700 -o $user -g $user $XDG_RUNTIME_DIR
 	install -d -o $user -g $user /out/weston
-	ulimit -l 8192	# KiB, what users have by default
+	ulimit -l 8192	# KiB, the default of users
 }
 
 # start_desktop WIDTH HEIGHT: start Weston, set $weston to its process, print its versions

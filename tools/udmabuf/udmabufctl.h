@@ -19,7 +19,7 @@ __printf(1, 2) noreturn void usage_error(const char *format, ...);
 /* getopt_long() with this program's messages; --help prints the command's help. */
 int next_option(int argc, char **argv, const char *shorts, const struct option *longs);
 void no_more_arguments(char **argv);
-/* Parses the options of a command whose only option is --json; returns whether given. */
+/* Parses the arguments of a command that has only the option --json; whether given. */
 bool json_wanted(int argc, char **argv);
 /* Like asprintf(); exits if out of memory. */
 __printf(1, 2) char *format(const char *template, ...);
