@@ -250,7 +250,7 @@ static void measure_first_vmap(const struct memory *memory)
 
 /* Kernel memory held */
 
-/* Free pages, including those on the per-CPU lists. */
+/* Returns the number of free pages, including the per-CPU lists. */
 static long free_pages(void)
 {
 	FILE *zones = fopen("/proc/zoneinfo", "r");

@@ -30,7 +30,7 @@ start_desktop()
 		--socket=$WAYLAND_DISPLAY >/out/weston/log 2>&1 &
 	weston=$!
 	until [ -S $XDG_RUNTIME_DIR/$WAYLAND_DISPLAY ]; do
-		kill -0 $weston 2>/dev/null || die 'Weston did not start: no Wayland socket (see weston/log)'
+		kill -0 $weston 2>/dev/null || die 'Weston did not start: no Wayland socket (see /out/weston/log)'
 		sleep .2
 	done
 	echo "compositor=$(sed -n 's/^.*\] weston \([0-9.]*\)$/Weston \1/p' /out/weston/log)"

@@ -247,7 +247,7 @@ build()
 		refuseCONFIG_UDMABUF=*)	! grep -q '^CONFIG_UDMABUF=' "$o/.config" ;;
 		*=n)			! grep -q "^${option%n}" "$o/.config" ;;
 		*)			grep -qx "$option" "$o/.config" ;;
-		esac || { echo "unexpected configuration ($4): $option"; return 1; }
+		esac || { echo "$1: unexpected configuration ($4): $option"; return 1; }
 	done
 	[ "$4" = refuse ] || in_root "${make[@]}" W=1 drivers/dma-buf/udmabuf.o || return
 	[ "$4" != link ] || in_root "${make[@]}" vmlinux modules
