@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the benchmark's programs share. They run in a VM whose TSC counts
- * instructions and measure the driver that is there.
+ * Functions shared by the benchmark's programs, which run in a VM whose TSC counts
+ * instructions and measure the VM's driver.
  *
- * Each line printed is a measurement: row, kind of memory, value, unit; or a
- * remark, which begins with a #. A time is the least of two or more, after one
- * that is not counted; they differ by little more than timer interrupts.
+ * Each line of output is a measurement (row, kind of memory, value, unit), or a
+ * remark, which begins with a #. A time is the minimum of two or more turns after a
+ * warm-up; turns differ by little more than timer interrupts.
  */
 #ifndef _BENCH_COMMON_H
 #define _BENCH_COMMON_H
@@ -37,7 +37,7 @@
 #define HUGE_PAGE	(2 * MIB)
 #define MILLION		1000000UL
 
-/* Always the same addresses, which suit pages of any size. */
+/* Fixed addresses, aligned for pages of any size. */
 #define MEMORY		((char *)0x100000000000)
 #define MAPPING		((char *)0x200000000000)
 
@@ -49,15 +49,15 @@ static inline __u64 now(void)
 }
 
 /*
- * Is there to be another turn? What is short is repeated until some turn is
- * without a timer interrupt, or has few of them.
+ * Whether to run another turn. Short operations are repeated more often, so that one
+ * turn has few timer interrupts or no interrupt.
  */
 static inline bool again(int turn, __u64 start)
 {
 	return turn <= 2 || (turn <= 20 && now() - start < 30 * MILLION);
 }
 
-/* Keeps the least of the times; that of turn 0 does not count. */
+/* Updates the minimum time; turn 0 is the warm-up and not counted. */
 static inline void least(__u64 *least, __u64 time, int turn)
 {
 	if (turn == 1 || (turn && time < *least))
@@ -69,7 +69,7 @@ static inline void result(const char *row, const char *kind, double value, const
 	printf("%s\t%s\t%.3f\t%s\n", row, kind, value, unit);
 }
 
-/* Small things */
+/* Helpers */
 
 static inline void set(const char *value, const char *path)
 {
@@ -98,7 +98,7 @@ static inline __u32 next_random(__u64 *state)
 	return *state >> 16;
 }
 
-/* The numbers below @n in an order that is random and always the same. */
+/* Returns the numbers below @n in a random order, the same in each run. */
 static inline __u32 *shuffled(__u32 n)
 {
 	__u32 *order = malloc(n * sizeof(*order));
@@ -121,8 +121,8 @@ static inline __u32 *shuffled(__u32 n)
 /* Memory */
 
 /*
- * A kind of memory is named by the size of its pages and folios. They are
- * touched in random order, so that they are scattered.
+ * A kind of memory is named by the size of its folios. They are touched in random
+ * order, so that they are scattered in physical memory.
  */
 struct kind {
 	const char *name;
@@ -140,7 +140,7 @@ static const struct kind kinds[] = {
 	{ "hugetlb", HUGE_PAGE, 512 * MIB, "always", "never", true },
 };
 
-/* Memory at MEMORY: a memfd's, or anonymous. */
+/* Memory mapped at MEMORY: a memfd, or anonymous memory (memfd is -1). */
 struct memory {
 	const char *name;
 	const char *kind;
@@ -168,7 +168,7 @@ static inline void in_all(const char *row, const struct memory *memory, __u64 ti
 	result_of(row, memory, time, "insn");
 }
 
-/* Without 64 KiB folios the kernel has no settings for them. */
+/* A kernel without support for 64 KiB folios has no settings for them. */
 static inline void memory_setup(const struct kind *kind)
 {
 	set(kind->thp, "/sys/kernel/mm/transparent_hugepage/enabled");
@@ -221,15 +221,15 @@ static inline void memory_free(struct memory *memory)
 
 /* Buffers */
 
-/* A list of pieces of memory, for either list call; @list is the larger one. */
+/* The same pieces of memory as arguments of both list ioctls. */
 struct pieces {
 	struct udmabuf_create_iovec *iovec;
 	struct udmabuf_create_list *list;
 };
 
 /*
- * @n pieces of @size bytes, in random order or one after the other. If memory has
- * not so many, pieces come more than once.
+ * Makes @n pieces of @size bytes, in random order or in order. If the memory has
+ * fewer pieces, they repeat.
  */
 static inline void pieces_make(struct pieces *pieces, const struct memory *memory,
 			       __u32 n, size_t size, bool shuffle)
@@ -288,11 +288,11 @@ static inline int create(const struct memory *memory)
 	int fd = create_part(memory, memory->size);
 
 	if (fd < 0)
-		err(1, "no buffer from %s", memory->name);
+		err(1, "cannot create a buffer of %zu bytes from %s", memory->size, memory->name);
 	return fd;
 }
 
-/* Does the driver take memory of this kind at all? */
+/* Whether the driver accepts memory of this kind. */
 static inline bool is_supported(const struct memory *memory)
 {
 	int fd = create_part(memory, PAGE);
@@ -310,7 +310,7 @@ static inline void cpu_access(int fd, __u64 flags)
 		err(1, "DMA_BUF_IOCTL_SYNC");
 }
 
-/* How long the module says it took; 0 if it failed. */
+/* Returns the time that the module measured for @op; 0 if it failed. */
 static inline __u64 time_module(int fd, unsigned long op)
 {
 	struct bench_dmabuf arg = { .fd = fd };
@@ -344,16 +344,16 @@ static inline void check_clock(void)
 
 static inline void bench_open(void)
 {
-	/* What the kernel puts off while it boots is done by then. */
+	/* Wait for deferred work of the kernel's boot. */
 	sleep(5);
 	check_clock();
-	/* Linux 6.12 has these in mainline's driver, and low. */
+	/* Mainline's driver in Linux 6.12 has this parameter, with a low default. */
 	if (!access("/sys/module/udmabuf/parameters/size_limit_mb", W_OK))
 		set("65536", "/sys/module/udmabuf/parameters/size_limit_mb");
 	udmabuf = open("/dev/udmabuf", O_RDWR);
 	module = open("/dev/udmabuf_bench", O_RDWR);
 	if (udmabuf < 0 || module < 0)
-		err(1, "no driver to measure");
+		err(1, "cannot open /dev/udmabuf and /dev/udmabuf_bench");
 }
 
 #endif /* _BENCH_COMMON_H */

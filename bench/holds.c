@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How long the driver keeps a CPU, and a process that is to die.
+ * holds: measure how long the driver holds the CPU, and how long it delays the exit of
+ * a killed process.
  *
- * A real-time process is woken every few microseconds, on the only CPU; how
- * late it comes is how long nobody else could run. The buffers are so large that
- * any work that grows with them shows.
+ * A timer wakes a real-time process every few microseconds on the only CPU. Its
+ * largest delay is the longest time that no other process could run. The buffers are
+ * large, so that work proportional to their size shows.
  */
 #include "common.h"
 
@@ -63,8 +64,8 @@ static void watch(void)
 }
 
 /*
- * What was longest in one turn; the least of the turns, because interrupts of
- * the rest of the kernel keep the CPU as well, now and then.
+ * Keeps the minimum over all turns of the longest hold in a turn, because other
+ * interrupts sometimes hold the CPU as well.
  */
 static void watched(__u64 *least)
 {
@@ -117,8 +118,8 @@ static int victim_main(void *arg)
 }
 
 /*
- * From the signal to the end of a process that is creating a buffer. It shares
- * our memory, whose end would take long as well.
+ * Returns the time from SIGKILL to the exit of a process that is creating a buffer.
+ * The process shares our address space, because its teardown would take long as well.
  */
 static __u64 time_kill(const struct victim *victim, __u64 delay)
 {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# gnuplot -c bench/plot.gp RAW PNG: cost over size, from what bench/run measured
+# gnuplot -c bench/plot.gp RAW PNG: plot cost over size, from the measurements of bench/run
 
 raw = ARG1
 set terminal pngcairo size 1200, 420 font 'DejaVu Sans,10'
@@ -17,7 +17,7 @@ set yrange [1e3:2e9]
 set format y '10^{%T}'
 set ylabel 'guest instructions'
 
-# the measurements of one driver whose rows begin so, as pairs
+# the measurements of one driver in rows that begin with "row-", as pairs of size and cost
 of(driver, row, kind) = sprintf("< awk '$1 == \"%s\" && sub(\"^%s-\", \"\", $3) && $4 == \"%s\" { print $3, $5 }' %s", \
 	driver, row, kind, raw)
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What creation, with the close, and an importer's mapping cost over the size of
- * the buffer, and creation over the number of pieces it is made of. A row's last
- * word is the size in bytes, or the number.
+ * sizes: measure creation with close, and an importer's mapping, over the size of the
+ * buffer; and creation over the number of pieces. The last word of a row's name is the
+ * size in bytes or the number of pieces.
  */
 #include "common.h"
 
@@ -11,7 +11,7 @@
 #define MODERATE	1024U
 #define MOST		65536U
 
-/* A buffer that is larger than the memory has it several times. */
+/* A buffer larger than the memory contains the memory several times. */
 static int make_list(struct pieces *pieces, const struct memory *memory, size_t size)
 {
 	size_t piece = size < memory->size ? size : memory->size;
@@ -45,7 +45,7 @@ static void result_over(const char *row, const struct memory *memory, size_t x, 
 		result(name, memory->kind, time, "insn");
 }
 
-/* How a page, or a piece, of the largest compares with one of the medium size. */
+/* Cost per page or piece of the largest buffer, relative to the medium one. */
 static void result_growth(const char *row, const struct memory *memory, __u64 medium,
 			  __u64 largest, size_t times)
 {

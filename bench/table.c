@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The rows of the table that bench/report prints: what the driver needs for
- * each operation, and what the kernel itself needs for the like.
+ * table: measure the rows of the table that bench/report prints: each operation of
+ * the driver, and comparable operations of the kernel as a floor.
  */
 #include "common.h"
 
@@ -31,14 +31,17 @@ static struct bench_pin time_pin(const struct memory *memory, size_t batch)
 	return arg;
 }
 
-/* Is the memory what it is called, and scattered? The floors come with the answer. */
+/*
+ * Whether the memory has the expected folios, and these are scattered. Also prints
+ * the rows for bare pinning and unpinning.
+ */
 static bool memory_verify(const struct memory *memory)
 {
 	struct bench_pin arg = time_pin(memory, 512);
 	size_t n = memory->size / memory->folio;
 
 	if (arg.folios != n || arg.runs < n / 8 * 7) {
-		printf("# NO SUCH MEMORY: %s of %s: %llu folios in %llu pieces instead of %zu\n",
+		printf("# NOT MEASURED: %s of %s has %llu folios in %llu runs, expected %zu\n",
 		       memory->name, memory->kind, arg.folios, arg.runs, n);
 		return false;
 	}
@@ -47,7 +50,7 @@ static bool memory_verify(const struct memory *memory)
 	return true;
 }
 
-/* What pinning pieces costs that are no neighbours: a call for each */
+/* Pins pieces with a call for each, as for pieces that are not contiguous. */
 static void measure_pin_pieces(const struct memory *memory)
 {
 	per_page("pin-by-16-%s", memory, time_pin(memory, 16).pin);
@@ -126,7 +129,7 @@ static void touch(const char *addr, size_t size)
 		(void)*(volatile const char *)(addr + i);
 }
 
-/* Of the pages from @from on, in order. */
+/* Maps the buffer, touches @touched bytes from offset @from in order, and unmaps it. */
 static __u64 time_mmap(int fd, size_t size, size_t from, size_t touched)
 {
 	__u64 start, begin = now(), time = 0;
@@ -204,7 +207,7 @@ static void measure_cpu_access(const struct memory *memory)
 	close(fd);
 }
 
-/* The module's view of a dma-buf */
+/* Importers and kernel mappings */
 
 static void measure_importer(int fd, const struct memory *memory)
 {
@@ -218,8 +221,9 @@ static void measure_importer(int fd, const struct memory *memory)
 }
 
 /*
- * What the first mapping adds to a buffer's life. Ours is kept until then, so the
- * close is in it, less that of a buffer without.
+ * Returns the time of the first kernel mapping, if @mapped, and of the close. The
+ * driver may keep the mapping until the close; measure_first_vmap() subtracts the
+ * time of a close without a mapping.
  */
 static __u64 time_first_vmap(const struct memory *memory, bool mapped)
 {
@@ -246,21 +250,21 @@ static void measure_first_vmap(const struct memory *memory)
 
 /* Kernel memory held */
 
-/* Those on the CPUs' own lists are free as well. */
+/* Returns the number of free pages, including the per-CPU lists. */
 static long free_pages(void)
 {
 	FILE *zones = fopen("/proc/zoneinfo", "r");
 	long n, sum = 0;
 	char line[128];
 
-	/* or the counters would lag behind */
+	/* adds counts still held by each CPU */
 	set("1", "/proc/sys/vm/stat_refresh");
 	while (zones && fgets(line, sizeof(line), zones))
 		if (sscanf(line, " nr_free_pages %ld", &n) == 1 ||
 		    sscanf(line, " count: %ld", &n) == 1)
 			sum += n;
 	if (!sum)
-		errx(1, "/proc/zoneinfo");
+		errx(1, "/proc/zoneinfo: no free pages found");
 	fclose(zones);
 	return sum;
 }
@@ -277,7 +281,7 @@ static void measure_held(const struct memory *memory)
 	int i, fds[BUFFERS];
 	long before;
 
-	sleep(1);	/* what was freed before is then free */
+	sleep(1);	/* wait for deferred frees */
 	before = free_pages();
 	for (i = 0; i < BUFFERS; i++)
 		fds[i] = create(memory);
@@ -293,7 +297,7 @@ static void measure_held(const struct memory *memory)
 
 /* An emulator that has drawn a frame, and a device that shows it */
 
-/* The largest words there are: the fewest instructions for a copy. */
+/* Uses 32-byte words, for the fewest instructions. */
 static void __attribute__((target("avx2"))) copy(__m256i *to, const __m256i *from, size_t size)
 {
 	size_t i;
@@ -328,8 +332,6 @@ static void measure_frame(const struct memory *memory)
 	munmap(MAPPING, FRAME);
 	in_all("frame-copy", memory, time);
 }
-
-/* All of it */
 
 static void measure_buffers(const struct memory *memory)
 {
@@ -369,7 +371,7 @@ static void measure_memory(const struct kind *kind, const char *name)
 	memory_free(&memory);
 }
 
-/* The kernel's own exporter, whose pages are large where it can have them. */
+/* The system dma-heap for comparison, an exporter that prefers large pages. */
 static void measure_heap(void)
 {
 	struct memory memory = { .kind = "2M", .name = "heap", .size = 512 * MIB };
@@ -377,7 +379,7 @@ static void measure_heap(void)
 	int dev = open("/dev/dma_heap/system", O_RDONLY);
 
 	if (dev < 0 || ioctl(dev, DMA_HEAP_IOCTL_ALLOC, &heap)) {
-		printf("# no dma-heap: %s\n", strerror(errno));
+		printf("# cannot allocate from the system dma-heap: %s\n", strerror(errno));
 		return;
 	}
 	measure_importer(heap.fd, &memory);

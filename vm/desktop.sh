@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# For scripts that run in a VM, as root: an ordinary user's Wayland desktop. Weston
-# composes it with its GL renderer on Mesa's llvmpipe. The kiosk shell puts a window
-# over the whole output, without decoration.
+# vm/desktop.sh: an ordinary user's Wayland desktop, for scripts that run as root in a
+# VM and define die(). Weston composes it with its GL renderer on Mesa's llvmpipe. The
+# kiosk shell shows a window over the whole output, without decoration.
 
 user=user uid=1000 groups=kvm
 as_user=(setpriv --reuid "$user" --regid "$user" --groups "$groups")
 export XDG_RUNTIME_DIR=/run/user HOME=/run/user WAYLAND_DISPLAY=wayland-1
 
-# make_user: with the group and the mode that Debian's packages would have set up
+# make_user: make the user, and the device's group and mode that Debian's packages set up
 make_user()
 {
 	echo "$user:x:$uid:$uid::$HOME:/bin/sh" >>/etc/passwd
@@ -19,10 +19,10 @@ make_user()
 	chmod 660 /dev/udmabuf
 	install -d -m 700 -o $user -g $user $XDG_RUNTIME_DIR
 	install -d -o $user -g $user /out/weston
-	ulimit -l 8192	# KiB, what users have by default
+	ulimit -l 8192	# KiB, the default of users
 }
 
-# start_desktop WIDTH HEIGHT: sets $weston to the compositor's process
+# start_desktop WIDTH HEIGHT: start Weston, set $weston to its process, print its versions
 start_desktop()
 {
 	"${as_user[@]}" env -C /out/weston -u WAYLAND_DISPLAY weston --no-config --backend=headless \
@@ -30,7 +30,7 @@ start_desktop()
 		--socket=$WAYLAND_DISPLAY >/out/weston/log 2>&1 &
 	weston=$!
 	until [ -S $XDG_RUNTIME_DIR/$WAYLAND_DISPLAY ]; do
-		kill -0 $weston 2>/dev/null || die 'no Wayland socket'
+		kill -0 $weston 2>/dev/null || die 'Weston did not start: no Wayland socket (see /out/weston/log)'
 		sleep .2
 	done
 	echo "compositor=$(sed -n 's/^.*\] weston \([0-9.]*\)$/Weston \1/p' /out/weston/log)"
@@ -38,14 +38,14 @@ start_desktop()
 	echo "mesa=$(sed -n 's/^.*GL version: .* \(Mesa .*\)$/\1/p' /out/weston/log)"
 }
 
-# desktop_shot FILE.png: the compositor's screen shot
+# desktop_shot FILE.png: take a screen shot by the compositor
 desktop_shot()
 {
 	( cd /out/weston && "${as_user[@]}" weston-screenshooter && mv wayland-screenshot-*.png "$1" )
 }
 
-# mapped PID INODE MODE: how many bytes of that dma-buf the process has mapped so: r--s,
-# rw-s or r?-s
+# mapped PID INODE MODE: print the number of bytes of that dma-buf that the process has mapped
+# in that mode: r--s, rw-s or r?-s
 mapped()
 {
 	local range mode inode file n=0

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2154
 #
-# What vm/check tries without a VM: that "make apply" does what it says, that the
-# programs in the tree that use mainline's header build with ours, and that what is
-# written here agrees with itself.
+# vm/host.sh: the checks of vm/check that need no VM. They test vm/apply, error messages
+# of scripts, mainline's selftests built with our header, the installed selftests, links
+# and names in the documentation, version numbers, and vm/lint. host_checks runs them all.
+
+# apply_checks: vm/apply on a pristine tree, again, on an unknown tree, and with built files
 
 apply_checks()
 {
@@ -31,7 +33,7 @@ apply_checks()
 	expect 'apply: it is not copied' diff -r "$t.1" "$t.5"
 }
 
-# refuses WHY COMMAND: it fails at once, and says so
+# refuses WHY COMMAND...: COMMAND must fail with a message that matches WHY
 refuses()
 {
 	local why=$1 rc=0
@@ -41,8 +43,8 @@ refuses()
 	[ $rc != 0 ] && grep -q "$why" "$work/refused"
 }
 
-# names_headers COMMAND 'ID ID_LIKE...' RELEASE: without a kernel's headers "make module"
-# names that command, on the system with that /etc/os-release
+# names_headers COMMAND 'ID ID_LIKE...' RELEASE: without kernel headers "make module" must
+# suggest COMMAND, on a system whose os-release has this ID and ID_LIKE
 names_headers()
 {
 	printf 'ID=%s\nID_LIKE="%s"\n' "${2%% *}" "${2#* }" >"$work/os-release"
@@ -52,7 +54,7 @@ names_headers()
 
 messages()
 {
-	expect 'check: refuses a kernel that there is not' refuses 'there is no kernel none' \
+	expect 'check: refuses a kernel that there is not' refuses 'unknown kernel none' \
 		"$top/vm/check" 6.1 none
 	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
 		"$top/vm/check" -i debug
@@ -71,19 +73,19 @@ messages()
 	alpine/6.12.50-0-virt:apk add linux-virt-dev
 	nixos/6.12.50:install the package that contains /lib/modules/6.12.50/build
 	END
-	expect 'patches: wants a kernel source' refuses 'is no kernel source' "$top/series/make" "$work"
+	expect 'patches: wants a kernel source' refuses 'is not a kernel source tree' "$top/series/make" "$work"
 }
 
-# The two selftests that were written for mainline's driver, each built by its
-# own rules with the headers that the tree installs. The tree cannot be written
-# to meanwhile; ynl, which is built where it is, has a copy in its place there.
-# BPF programs are compiled by gcc, as the rules allow: clang would be 60 MB more.
+# mainline_users builds the two selftests of other subsystems that use mainline's driver.
+# Their own Makefiles build them, with the headers that the tree installs. The tree is
+# bound read-only; ynl builds in its source directory, so a writable copy is bound there.
+# gcc compiles the BPF programs, as the Makefile allows: clang would add 60 MB.
 users=
 ncdevmem=tools/testing/selftests/drivers/net/hw/ncdevmem.c
 dmabuf_iter=tools/testing/selftests/bpf/prog_tests/dmabuf_iter.c
-instead=()	# bwrap options that put another file in the place of one of these
+instead=()	# bwrap options that bind mainline's version over one of these files
 
-# tree_make DIR [make arguments]
+# tree_make DIR [make arguments]: run make in DIR of the read-only tree
 tree_make()
 {
 	local dir=$1
@@ -102,17 +104,18 @@ build_ncdevmem()
 build_dmabuf_iter()
 {
 	local o=$users/bpf/bpf_gcc/dmabuf_iter types=/usr/include/x86_64-linux-gnu/linux/bpf/vmlinux.h
-	# The rule for an object wants the BPF programs of all tests first, which
-	# would take long; -o leaves them out.
+	# The rule for an object first builds the BPF programs of all tests, which
+	# takes long; -o skips them.
 	local bpf=(tree_make tools/testing/selftests/bpf -o "$o.test.d" OUTPUT="$users/bpf"
 		USERCFLAGS="-isystem $users/usr/include" BPFTOOL=/usr/sbin/bpftool
 		VMLINUX_H="$types" VMLINUX_BTF="$types")
-	rm -f "$o.test".[do]	# .d as well: it names the skeleton without its directory
+	# remove the .d as well: it names the skeleton without its directory
+	rm -f "$o.test".[do]
 	"${bpf[@]}" "$o.skel.h" && "${bpf[@]}" "$o.test.o"
 }
 
-# refused CMD FILE: CMD fails with FILE as it is in mainline, and for one reason:
-# so it is our header that it is compiled with
+# refused CMD FILE: CMD must fail with mainline's version of FILE, because our header has
+# no member of the old name. This shows that CMD compiles with our header.
 refused()
 {
 	local instead=(--ro-bind "$work/$2" "$tree/$2") rc=0
@@ -137,8 +140,8 @@ mainline_users()
 	exec 9>&-
 }
 
-# "make install" for another machine, here without a kernel to build the importer for:
-# every program of the list is there, and it knows its time limit
+# installed: "make install" of the selftests, without a kernel to build the importer
+# module for, must install each program of the list and the time limit
 installed()
 {
 	local to=$work/installed program
@@ -151,7 +154,7 @@ installed()
 	grep '^timeout=' "$to/drivers/dma-buf/settings"
 }
 
-# what it finds is what it prints
+# lint: vm/lint prints only findings, so it must print no line
 lint()
 {
 	in_root "$top/vm/lint" "$tree" "$cache/lint" | tee "$work/lint"
@@ -164,7 +167,7 @@ readme_example()
 		cmp - "$top/samples/udmabuf/udmabuf-example.c"
 }
 
-# The version is in debian/changelog, which dpkg reads, and in each recipe.
+# versions_agree: each recipe and INSTALL.md must have the version of debian/changelog
 versions_agree()
 (
 	version=$(sed -n 's/^udmabuf (\(.*\)).*/\1/p;q' "$top/debian/changelog")
@@ -176,7 +179,7 @@ versions_agree()
 	grep "dkms install udmabuf/$version$" INSTALL.md
 )
 
-# links: those in *.md lead to files, and to headings of *.md
+# links: each link in *.md must lead to an existing file, or heading of a *.md
 links()
 (
 	rc=0
@@ -196,8 +199,9 @@ links()
 	exit $rc
 )
 
-# What of syzkaller's compiler matters here: that the header has every constant, and
-# that the structs, and the arguments of the ioctls, are those of the header.
+# syzkaller_descriptions: check the description without syzkaller's compiler. gawk turns it
+# into static assertions that the header defines each constant, and that the structs and
+# the ioctl arguments match the header.
 syzkaller_descriptions()
 {
 	in_root gawk '
@@ -227,8 +231,8 @@ syzkaller_descriptions()
 		in_root gcc -fsyntax-only -I "$top/include/uapi" "$work/syzkaller.c"
 }
 
-# Each program:test that the documentation names exists. The table of the defects of
-# mainline's driver has a row for each test of udmabuf_defects, and no other row.
+# documented_tests: each program:test in the documentation must exist. The table of the
+# defects of mainline's driver must have exactly the tests of udmabuf_defects.
 documented_tests()
 {
 	local doc=$top/Documentation name test rc=0

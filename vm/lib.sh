@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# What every script here stands on: a cache with one Debian 13 userland (the
-# "tool root": compilers, QEMU, busybox and the stock kernels with their
-# headers), and in_root, which runs a command inside it. The host needs only
-# apt, dpkg and bubblewrap, and no script here needs root rights.
+# vm/lib.sh: shared functions; every script in vm/ and bench/ sources this file. A script
+# calls setup, which makes the "tool root" in the cache: a Debian 13 userland with
+# compilers, QEMU, busybox, and the stock kernels with their headers. in_root runs a
+# command in the tool root. The host needs apt, dpkg and bubblewrap. The scripts need no
+# root rights.
 #
-#   $cache/apt/          a private apt: lists and downloaded packages
-#   $cache/root-<hash>/  the tool root, keyed by the packages it is made of
-#   $cache/userland-<name>-<hash>/  what userland() made
-#   $cache/linux-source-*/  the newest kernel's source with our files laid over it
-#   $cache/linux-source-*.pristine.tar  what vm/apply changes there, as it was
+# Files ($cache is $UDMABUF_CACHE, or ~/.cache/udmabuf):
+#   $cache/apt/          a private apt: package lists and downloaded packages
+#   $cache/root-<hash>/  the tool root, keyed by its packages
+#   $cache/userland-<name>-<hash>/  a disk image made by userland()
+#   $cache/linux-source-*/  the newest kernel source, with our files applied
+#   $cache/linux-source-*.pristine.tar  original files that vm/apply changes
 #   $cache/linux-source-*.pristine/  the source without our files, for bench/run
-#   $cache/linux-source-*.users/  what vm/check builds of mainline's selftests
-#   $cache/debug/, kcsan/  the kernels of these names, built from it
-#   $cache/selftests/, tests-<hash>/  the tests as they were built, and as they run
-#   $cache/headers/      the packages of vm/headers-test, and what it has built
-#   $cache/lint/         what vm/lint and series/check build
+#   $cache/linux-source-*.users/  mainline's selftests that vm/check builds
+#   $cache/debug/, kcsan/  build directories of the debug and KCSAN kernels
+#   $cache/selftests/, tests-<hash>/  build directory of the tests; test programs for the VMs
+#   $cache/headers/      packages and builds of vm/headers-test
+#   $cache/lint/         builds of vm/lint and series/check
 #   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
-#   $cache/clients/      what the programs of vm/clients left
-#   $cache/machines/     what machines.sh makes
-#   $cache/guest-<hash>/ the guest's kernel of demo-qemu
-#   $cache/chain-<hash>/, chain-debug-<hash>/  those of demo-chain
+#   $cache/clients/      output of the programs of vm/clients
+#   $cache/machines/     kernels and programs of machines.sh
+#   $cache/guest-<hash>/ the guest kernel of demo-qemu
+#   $cache/chain-<hash>/, chain-debug-<hash>/  guest kernels of demo-chain
 #   $cache/qemu-<hash>/  the patched QEMU of vm/qemu
-#   $cache/ccache/       what was compiled before
-#   $cache/log/          what the long steps printed
-#   $cache/tmp/          what goes away with the script that made it
+#   $cache/ccache/       the compiler cache
+#   $cache/log/          output of long steps
+#   $cache/tmp/          temporary files of running scripts
 
 set -euo pipefail
 umask 022
@@ -42,7 +44,7 @@ mkdir -p "$cache/log" "$cache/apt" "$cache/tmp"
 cache=$(cd "$cache" && pwd)
 root=
 
-# The stock kernels the module is for; "newest" is what backports has today.
+# Stock kernels that the module supports; "newest" is the kernel in trixie-backports.
 stock_default='6.1 6.12 newest'
 
 tools='base-files base-passwd bash bc binutils bison bpftool busybox-static
@@ -88,14 +90,15 @@ end()
 	rm -rf "$work"
 }
 
-# logged NAME CMD...: run CMD with its output in a log file, shown on failure
+# logged NAME CMD...: run CMD with its output in the log file NAME; on failure print the
+# end of the file
 logged()
 {
 	local log=$cache/log/$1
 	shift
 	if ! "$@" >"$log" 2>&1 </dev/null; then
 		tail -n 40 "$log" >&2
-		printf 'error: %s failed; all of its output: %s\n' "$1" "$log" >&2
+		printf 'error: %s failed (full output: %s)\n' "$1" "$log" >&2
 		return 1
 	fi
 }
@@ -107,16 +110,16 @@ apt_()
 	LC_ALL=C APT_CONFIG=$cache/apt/apt.conf "apt-$cmd" -q "$@"
 }
 
-# A private apt with both releases, whatever the host itself has configured;
-# mirror, proxy and the like are the host's.
+# apt_setup: configure a private apt with Debian 12, 13 and testing. The mirror and the
+# Acquire options, such as a proxy, come from the host's configuration.
 apt_setup()
 {
 	local d=$cache/apt main security key codename
 
-	[ "$(dpkg --print-architecture)" = amd64 ] || die 'this needs an amd64 Debian'
+	[ "$(dpkg --print-architecture)" = amd64 ] || die 'unsupported host architecture: the scripts need Debian on amd64'
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-	# A suite of the right name may still be some vendor's; Debian's label
-	# settles it, where the host has ever run apt-get update.
+	# A vendor's repository may use the name of Debian's suite. Its label
+	# differs, but is known only after apt-get update has run on the host.
 	read -r main security < <(apt-get indextargets \
 		--format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(LABEL)' \
 		'Created-By: Packages' | awk -v c="$codename" '
@@ -125,9 +128,9 @@ apt_setup()
 		$2 ~ /-security$/ { s = s ? s : $1 }
 		END { print m, s }') || true
 	main=${UDMABUF_MIRROR:-$main}
-	[ -n "$main" ] || die 'no Debian mirror in the apt sources (UDMABUF_MIRROR=URI names one)'
+	[ -n "$main" ] || die 'no Debian mirror in the apt sources (try: UDMABUF_MIRROR=URI)'
 	for key in /usr/share/keyrings/debian-archive-keyring.[gp]*; do :; done
-	[ -r "$key" ] || die 'please install the package debian-archive-keyring'
+	[ -r "$key" ] || die 'no Debian archive key in /usr/share/keyrings (try: apt-get install debian-archive-keyring)'
 
 	mkdir -p "$d/lists/partial" "$d/archives/partial" "$d/none"
 	: >"$d/status"
@@ -139,11 +142,11 @@ apt_setup()
 			echo "deb [signed-by=$key] $security $s-security main"
 		done
 	} >"$d/sources.new"
-	# other sources: the lists are not those of today
+	# the sources changed: fetch the package lists again
 	cmp -s "$d/sources.new" "$d/sources.list" || rm -f "$d/updated"
 	mv "$d/sources.new" "$d/sources.list"
-	# bookworm is there for its kernel alone, testing for what a userland() asks
-	# of it; newer kernels want a newer linux-base
+	# Low priority: bookworm provides only its kernel, testing only the packages
+	# that a userland() requests. Kernels of backports need its linux-base.
 	cat >"$d/preferences" <<-END
 	Package: *
 	Pin: release n=bookworm*
@@ -175,7 +178,8 @@ apt_setup()
 	} >"$d/apt.conf"
 }
 
-# apt_update [force]: once a day; without a network yesterday's lists must do
+# apt_update [force]: fetch the package lists, without "force" once a day; if that fails,
+# keep the lists of an earlier run
 apt_update()
 {
 	[ "${1:-}" = force ] || [ -z "$(find "$cache/apt/updated" -mtime -1 2>/dev/null)" ] || return 0
@@ -183,19 +187,20 @@ apt_update()
 	if logged apt-update apt_ get update -o APT::Update::Error-Mode=any; then
 		touch "$cache/apt/updated"
 	elif [ -e "$cache/apt/updated" ]; then
-		say 'no network? going on with the package lists of an earlier run'
+		say 'cannot fetch package lists (no network?): using the lists of an earlier run'
 	else
 		exit 1
 	fi
 }
 
+# stock_all: print the release names of all stock kernels that apt offers
 stock_all()
 {
 	apt_ cache search --names-only '^linux-image-[0-9.]+[^-]*(-[0-9]+)?-amd64$' |
 		sed -n 's/^linux-image-\([^ ]*\) .*/\1/p' | sort -V
 }
 
-# newest_of VERSION: the highest of the releases on stdin that are that version
+# newest_of VERSION: print the highest release on stdin of that version
 newest_of()
 {
 	local v=$1.
@@ -203,7 +208,8 @@ newest_of()
 	grep "^${v//./\\.}" | sort -V | tail -n 1
 }
 
-# stock_release VERSION|RELEASE: which stock kernel that is, after setup
+# stock_release VERSION|RELEASE: print the release name of that stock kernel in the tool
+# root; call after setup
 stock_release()
 {
 	if [ -d "$root/usr/lib/modules/$1" ]; then
@@ -213,31 +219,32 @@ stock_release()
 	fi
 }
 
+# need_bwrap: install bubblewrap if it is missing and the user is root
 need_bwrap()
 {
 	! command -v bwrap >/dev/null || return 0
-	[ "$(id -u)" = 0 ] || die 'please install the package bubblewrap (apt-get install bubblewrap)'
+	[ "$(id -u)" = 0 ] || die 'bwrap not found (try: apt-get install bubblewrap)'
 	say 'installing bubblewrap'
 	logged bubblewrap sh -c 'apt-get install -y bubblewrap ||
 		{ apt-get update && apt-get install -y bubblewrap; }'
 }
 
-# resolve PACKAGE...: them and all they depend on, as name_version_arch lines
+# resolve PACKAGE...: print the packages and their dependencies, as name_version_arch lines
 resolve()
 {
 	apt_ get -s install "$@" | sed -En 's/^Inst ([^ ]+) (\[[^]]*\] )?\(([^ ]+) .*\[([a-z0-9]+)\].*$/\1_\3_\4/p' |
 		sed 's/:/%3a/g' | sort
 }
 
-# setup [VERSION...]: the tool root, with these stock kernels besides the
-# default ones. Sets $root, and $src to the newest kernel source (name_version).
+# setup [VERSION...]: make the tool root with the default stock kernels and these. Sets
+# $root to the tool root, and $src to the newest kernel source package (name_version).
 setup()
 {
 	local v rel all want=() list memo
 	need_bwrap
 	exec 9>"$cache/lock"
 	flock -w 3 9 || { say 'waiting for another run that uses the cache'; flock 9; }
-	# asking apt takes seconds, and its answer is the same until the lists change
+	# Resolving packages takes seconds: keep the result until the lists change.
 	memo=$cache/apt/memo-$( (echo "$stock_default $tools $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
 	[ -e "$memo" ] || apt_setup
 	apt_update
@@ -248,12 +255,12 @@ setup()
 		# shellcheck disable=SC2086
 		for v in $(printf '%s\n' $stock_default "$@" | sort -u); do
 			rel=$(newest_of "$v" <<<"$all") || true
-			[ -n "$rel" ] || die "Debian has no kernel $v; there are" \
+			[ -n "$rel" ] || die "Debian has no kernel $v; available:" \
 				"$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$all" | sort -Vu | paste -sd' ')"
 			want+=("linux-image-$rel" "linux-headers-$rel")
 		done
 		# shellcheck disable=SC2086
-		list=$(resolve $tools "${want[@]}") || die 'apt cannot resolve the tools'
+		list=$(resolve $tools "${want[@]}") || die "apt cannot resolve the packages of the tool root (try: rm $cache/apt/updated)"
 		root=$cache/root-$( (echo "$list"; declare -f make_root unpack_packages) | sha256sum | cut -c1-12)
 		# shellcheck disable=SC2086
 		[ -e "$root/.complete" ] || make_root "$list" $tools "${want[@]}"
@@ -267,15 +274,15 @@ setup()
 	exec 9>&-
 }
 
-# unpack_packages LIST DIR: what maintainer scripts would do is little, and not
-# running them is why no root rights are needed.
+# unpack_packages LIST DIR: unpack the packages into DIR. Maintainer scripts would need
+# root rights, so they are not run; their few necessary actions are repeated here.
 unpack_packages()
 {
 	local list=$1 dir=$2 d=$cache/apt/archives
 	rm -rf "$dir"
 	mkdir -p "$dir"
 	dpkg-deb -x "$d/$(echo "$list" | grep '^base-files_').deb" "$dir"
-	# not dpkg-deb -x, which replaces the link /lib by a directory
+	# dpkg-deb -x would replace the symlink /lib by a directory
 	export dir
 	echo "$list" | sed "s|.*|$d/&.deb|" | xargs -P "$(nproc)" -I{} sh -c '
 		dpkg-deb --fsys-tarfile {} | tar -x -C "$dir" --keep-directory-symlink \
@@ -286,14 +293,16 @@ unpack_packages()
 	cp "$dir/usr/share/base-passwd/group.master" "$dir/etc/group"
 }
 
-# fetch_packages [apt-get options] PACKAGE...
+# fetch_packages [apt-get options] PACKAGE...: download the packages with dependencies; on
+# failure fetch the package lists and exit
 fetch_packages()
 {
 	logged fetch apt_ get install --download-only "$@" && return
 	apt_update force
-	die 'the archive has just moved on; please run this again'
+	die 'cannot download packages: the archive has changed; the lists are up to date now, try again'
 }
 
+# make_root LIST PACKAGE...: download the packages, and unpack LIST into the tool root
 make_root()
 {
 	local list=$1
@@ -308,10 +317,9 @@ make_root()
 	done
 }
 
-# userland NAME SUITE PACKAGE...: a Debian userland as a disk image for vm/boot
-# -r, with a list of what it is made of in /packages. Call it after setup; it sets
-# $userland to the image. A package with a - at its end is left out, and so is what
-# is there only for it.
+# userland NAME SUITE PACKAGE...: make a disk image with a Debian userland, for vm/boot -r.
+# The file /packages in it lists its packages. Sets $userland to the image; call after
+# setup. A PACKAGE with a - at its end is left out, with the packages that only it needs.
 userland()
 {
 	local name=$1 suite=$2 list dir p memo status=$cache/apt/status-$1 packages=()
@@ -321,7 +329,7 @@ userland()
 	: >"$status"
 	for p in base-files base-passwd bash coreutils dash libc-bin mawk "$@"; do
 		case $p in
-		# for apt it is there, and new enough for all
+		# apt takes it as installed, in a version that satisfies each dependency
 		*-)	printf '%s\n' "Package: ${p%-}" 'Status: install ok installed' 'Version: 999:1' \
 				'Architecture: amd64' 'Multi-Arch: same' 'Maintainer: nobody' \
 				'Description: left out' '' >>"$status" ;;
@@ -329,7 +337,7 @@ userland()
 		esac
 	done
 	set -- -o Dir::State::status="$status" -t "$suite" "${packages[@]}"
-	# as in setup, the answer is the same until the lists change
+	# as in setup, keep the result until the package lists change
 	memo=$cache/apt/memo-$( (echo "$*"; cat "$status") | sha256sum | cut -c1-12)
 	if [ ! "$memo" -nt "$cache/apt/updated" ]; then
 		list=$(resolve "$@") ||
@@ -367,9 +375,9 @@ userland()
 	exec 9>&-
 }
 
-# source_tree [-s]: unpack the newest kernel source, in $tree, and lock it, with -s
-# together with others who only read it; what vm/apply changes is kept as it was in
-# $tree.pristine.tar
+# source_tree [-s]: unpack the newest kernel source into $tree, and lock it exclusively, or
+# with -s shared with other readers. The lock ends when descriptor 9 is closed.
+# $tree.pristine.tar keeps the original files that vm/apply changes.
 source_tree()
 {
 	local deb=$cache/apt/archives/${src//:/%3a}_all.deb
@@ -393,7 +401,8 @@ source_tree()
 	touch "$tree/.complete"
 }
 
-# configure OBJ FRAGMENT [make arguments]: the options of FRAGMENT and no others, for $tree
+# configure OBJ FRAGMENT [make arguments]: configure $tree in OBJ with FRAGMENT over
+# allnoconfig; fails if an option of FRAGMENT did not take effect
 configure()
 {
 	local o=$1 fragment=$2 option
@@ -404,8 +413,9 @@ configure()
 	done < <(grep ^CONFIG "$fragment")
 }
 
-# in_root [bwrap options] CMD...: in the tool root, and in the current directory if
-# that is in the cache or the checkout, or else in the checkout
+# in_root [bwrap options] CMD...: run CMD in the tool root, with the cache and this
+# repository at their usual paths. The working directory is the current one if it is in
+# the cache or the repository, otherwise the repository.
 in_root()
 {
 	local here=$top

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# Machines other than x86-64, for vm/check and vm/boot, each with test programs
-# linked statically and Debian's busybox: arm64 with the newest stock kernel; i386-6.1
-# (with highmem) and s390x (big-endian; without huge pages in QEMU) with the newest that
-# Debian has, which are older; arm64-64k (with pages of 64 KiB) and i386 with kernels
-# built from the newest source. What all this needs is in a tool root of its own, as are
-# these stock kernels. On two busy cores the tests take 10 minutes on s390x and 15 to 25
-# on the others, a kernel 10 to 20 to build.
+# vm/machines.sh: machines other than x86-64, for vm/check and vm/boot. Test programs are
+# static, busybox is Debian's. arm64 runs the newest stock kernel. i386-6.1 (with highmem)
+# and s390x (big-endian; no huge pages in QEMU) run the newest stock kernel of Debian for
+# that machine, which is older. arm64-64k (64 KiB pages) and i386 run kernels built from
+# the newest source. Compilers and these stock kernels are in a separate tool root. On two
+# busy cores the tests take 10 minutes on s390x and 15 to 25 minutes on the others; a
+# kernel takes 10 to 20 minutes to build.
 #
-#   $cache/apt/<architecture>/  its package lists
-#   $cache/machines/<machine>/  a kernel that is built
-#   $cache/machines/tests-<machine>/  its test programs
-#   $cache/machines/busybox.<architecture>  its busybox
-#   $cache/machines/build-<architecture>-<compiler>/  of the other builds
+#   $cache/apt/<architecture>/  package lists
+#   $cache/machines/<machine>/  the kernel's build directory
+#   $cache/machines/tests-<machine>/  test programs
+#   $cache/machines/busybox.<architecture>  busybox
+#   $cache/machines/build-<architecture>-<compiler>/  build directory of builds()
 
 machines='arm64 arm64-64k i386 i386-6.1 s390x'
 
@@ -25,8 +25,9 @@ is_machine()
 	[[ " $machines " = *" $1 "* ]]
 }
 
-# machine NAME: what building for it and running it takes, and where its kernel is:
-# $release if it is a stock one, which machine_stock may have to fetch, else $objects
+# machine NAME: set the variables for building and running on that machine. $kernel_image
+# is its kernel. $release is the stock kernel's release, empty if machine_stock has not
+# fetched it, or if the kernel is built in $objects.
 machine()
 {
 	args='' memory=3500M flavour=$1 target='' suites='trixie(-backports|-security)?'
@@ -34,10 +35,10 @@ machine()
 	case $1 in
 	arm64*)	arch=arm64 debian=arm64 cross=aarch64-linux-gnu-
 		emulator='qemu-system-aarch64 -machine virt -cpu neoverse-n1'
-		memory=3000M	# it begins at 1 GiB
+		memory=3000M	# RAM starts at 1 GiB and must end below 4 GiB
 		port=virtio-serial-pci console=ttyAMA0 ;;
 	i386*)	arch=i386 debian=i386 cross='' flavour=686-pae suites='bookworm(-security)?'
-		# of family 6 it would be an Athlon, of which there cannot be two
+		# a CPU of family 6 would be an Athlon, which does not support SMP
 		emulator='qemu-system-x86_64 -cpu max,la57=off,family=15'
 		port=virtio-serial-pci console=ttyS0 ;;
 	s390x)	arch=s390 debian=s390x cross=s390x-linux-gnu-
@@ -47,7 +48,7 @@ machine()
 	case $1 in
 	arm64-64k)
 		flavour='' target=arch/arm64/boot/Image port=virtio-serial-device
-		args=default_hugepagesz=2M ;;	# rather than 512 MiB
+		args=default_hugepagesz=2M ;;	# the default is 512 MiB
 	i386)	flavour='' target=arch/x86/boot/bzImage ;;
 	esac
 	objects=$cache/machines/$1
@@ -60,8 +61,8 @@ machine()
 	[ -e "$kernel_image" ] || kernel_image=$root/boot/vmlinuz-$release
 }
 
-# machine_setup [VERSION...]: setup, with what the machines need. gcc-multilib is a
-# link, and cannot be there with any cross compiler.
+# machine_setup [VERSION...]: setup with the compilers and emulators of the machines.
+# gcc-multilib conflicts with cross compilers; it is only a link, which this makes.
 machine_setup()
 {
 	local tools=${tools/gcc-multilib/$machine_tools} name
@@ -72,7 +73,7 @@ machine_setup()
 	done
 }
 
-# machine_apt CMD...: with the package lists of the machine's architecture
+# machine_apt CMD...: run apt with the package lists of the machine's architecture
 machine_apt()
 {
 	local d=$cache/apt/$debian cmd=$1
@@ -90,14 +91,14 @@ machine_apt()
 	apt_ "$cmd" -c "$d/apt.conf" "$@"
 }
 
-# machine_fetch: its busybox and its stock kernel, unless they are there
+# machine_fetch: fetch the machine's busybox and stock kernel if they are missing
 machine_fetch()
 {
 	local debs=$cache/apt/$debian/debs
 	if [ -x "$busybox" ] && { [ -z "$flavour" ] || [ -n "$release" ]; }; then
 		return
 	fi
-	machine_apt get update || :	# of a mirror that is just being updated a part may do
+	machine_apt get update || :	# partial lists of a mirror in update may be enough
 	rm -rf "$debs"
 	mkdir -p "$debs" "$cache/machines"
 	( cd "$debs" &&
@@ -108,8 +109,8 @@ machine_fetch()
 		{ [ -z "$flavour" ] || machine_stock; } )
 }
 
-# machine_stock: the newest kernel that can be had, into the tool root. Its headers want
-# programs of ours.
+# machine_stock: unpack the newest stock kernel that can be downloaded into the tool root.
+# Its headers need linux-kbuild of the host's architecture.
 machine_stock()
 {
 	local image="^linux-image-[0-9.]+[^-]*(-[0-9]+)?-$flavour\$" rel packages kbuild deb
@@ -132,7 +133,7 @@ machine_stock()
 	in_root depmod "$rel"
 }
 
-# machine_config NAME: vm/debug.config as vm/machines.config has it changed
+# machine_config NAME: print vm/debug.config with the changes of vm/machines.config
 machine_config()
 {
 	awk -v name="$1" '
@@ -143,14 +144,14 @@ machine_config()
 	' "$top/vm/machines.config" "$top/vm/debug.config"
 }
 
-# machine_make ARGUMENTS: in the kernel source
+# machine_make ARGUMENTS: run make in the kernel source for the machine
 machine_make()
 {
 	CCACHE_DEPEND=1 in_root make -C "$tree" O="$objects" ARCH="$arch" CROSS_COMPILE="$cross" \
 		CC="ccache ${cross}gcc" -j"$(nproc)" "$@"
 }
 
-# machine_kernel NAME
+# machine_kernel NAME: configure and build the kernel of that machine in $objects
 machine_kernel()
 {
 	mkdir -p "$objects"
@@ -162,7 +163,7 @@ machine_kernel()
 	machine_make "${target##*/}" modules
 }
 
-# machine_tests DIR: its test programs, udmabufctl and the example of README.md
+# machine_tests DIR: build the test programs, udmabufctl and the samples into DIR
 machine_tests()
 {
 	local out=$cache/machines/tests-$arch cc=${cross}gcc name
@@ -183,11 +184,11 @@ machine_tests()
 	done
 }
 
-# The driver as others may build it: by the other compiler, for other machines, and
-# without each thing that it can do without, which then must not be missed in linking
-# either; or Kconfig refuses. Columns: a name, the machine, the compiler, whether to
-# link a kernel or only compile the driver, and what differs from these options. They
-# are added to allnoconfig, or to the configuration that the name begins with.
+# builds: print the configurations to build-test: clang, other architectures, and each
+# optional feature disabled. A disabled feature must not break linking, or else Kconfig
+# must refuse the driver. Columns: name, architecture, compiler, what to do (compile the
+# driver, link a kernel, or expect Kconfig to refuse), and changes to $build_options. The
+# options are added to allnoconfig, or to the configuration that the name begins with.
 build_options='64BIT=y EXPERT=y HUGETLBFS=y IA32_EMULATION=y MEMFD_CREATE=y MODULES=y
 	MULTIUSER=y NET=y SHMEM=y TMPFS=y TRANSPARENT_HUGEPAGE=y UDMABUF=m'
 builds()
@@ -219,8 +220,9 @@ builds()
 	END
 }
 
-# build NAME ARCHITECTURE COMPILER WHAT OPTIONS: a row of the above, built on what the
-# last one left. W=1 would have all of a kernel's comments checked.
+# build NAME ARCHITECTURE COMPILER WHAT OPTIONS: build one row of builds(), in the build
+# directory of earlier rows. Only the driver is built with W=1, which would check the
+# comments of the whole kernel.
 build()
 {
 	local o=$cache/machines/build-$2-$3 make option fragment
@@ -245,7 +247,7 @@ build()
 		refuseCONFIG_UDMABUF=*)	! grep -q '^CONFIG_UDMABUF=' "$o/.config" ;;
 		*=n)			! grep -q "^${option%n}" "$o/.config" ;;
 		*)			grep -qx "$option" "$o/.config" ;;
-		esac || { echo "not as it should be in the configuration: $option"; return 1; }
+		esac || { echo "$1: unexpected configuration ($4): $option"; return 1; }
 	done
 	[ "$4" = refuse ] || in_root "${make[@]}" W=1 drivers/dma-buf/udmabuf.o || return
 	[ "$4" != link ] || in_root "${make[@]}" vmlinux modules

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# For scripts that run a QEMU whose guest shows pictures: the talk with a program
-# in the guest, QEMU's monitor, screen shots. For lib.sh's users, and inside a VM.
+# vm/screen.sh: for scripts that run QEMU with a guest that shows pictures. Functions for
+# messages to and from a program in the guest, QEMU's monitor and screen shots. Used with
+# lib.sh on the host, and in a VM by scripts that define die().
 
 # talk_to DIR: make the pipes DIR/qmp and DIR/talk for QEMU's -qmp and -chardev
 talk_to()
@@ -11,14 +12,14 @@ talk_to()
 	for i in qmp talk; do
 		mkfifo "$1/$i.in" "$1/$i.out"
 	done
-	# opened for both so that neither side waits for the other
+	# open for reading and writing, so that open() does not wait for QEMU
 	exec {qmp_in}<>"$1/qmp.in" {qmp_out}<>"$1/qmp.out"
 	exec {talk_in}<>"$1/talk.in" {talk_out}<>"$1/talk.out"
 }
 
-# next_line PID: what the guest says next, in $line; fails when PID has ended. A read
-# that times out may already have taken the end of the line: so only the end of a line
-# that has begun is waited for, and long.
+# next_line PID: read the guest's next line into $line; fails when PID has ended. A read
+# that times out may drop a part of a line. So first wait until a line has begun, then
+# read it with a long timeout.
 next_line()
 {
 	until read -r -t 0 <&"$talk_out"; do
@@ -29,13 +30,13 @@ next_line()
 	line=${line%$'\r'}
 }
 
-# answer: end the guest program's wait
+# answer: send the guest's program the line that it waits for
 answer()
 {
 	echo >&"$talk_in"
 }
 
-# qmp COMMAND: to QEMU's monitor; waits for the answer
+# qmp COMMAND: send COMMAND to QEMU's monitor, and wait for the answer
 qmp()
 {
 	local answer
@@ -46,10 +47,10 @@ qmp()
 		'{"error"'*) die "QEMU: $answer" ;;
 		esac
 	done
-	die 'QEMU does not answer'
+	die "QEMU's monitor does not answer to $1"
 }
 
-# screen_shot FILE.ppm
+# screen_shot FILE.ppm: have QEMU write its screen to FILE.ppm
 screen_shot()
 {
 	[ -n "${qmp_ready:-}" ] || qmp '{"execute": "qmp_capabilities"}'
@@ -57,12 +58,12 @@ screen_shot()
 	qmp '{"execute": "screendump", "arguments": {"filename": "'"$1"'"}}'
 }
 
-# compare DRAWN.ppm SHOT.ppm: pixel by pixel; says what differs
+# compare DRAWN.ppm SHOT.ppm: compare pixel by pixel; print the first difference
 compare()
 {
 	local byte pixel width
 	if [ ! -s "$2" ]; then
-		echo 'there is no screen shot'
+		echo 'no screen shot'
 		return 1
 	fi
 	if [ "$(head -n 3 "$1" | cksum)" != "$(head -n 3 "$2" | cksum)" ]; then
@@ -81,7 +82,8 @@ compare()
 	return 1
 }
 
-# as_drawn NAME DRAWN.ppm SHOT.ppm: or the script ends, and both are kept
+# as_drawn NAME DRAWN.ppm SHOT.ppm: both must be the same, or keep them in the log directory
+# and exit
 as_drawn()
 {
 	local differs
@@ -91,8 +93,8 @@ as_drawn()
 	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
 
-# build_break FILE.so: with BREAK=swap or BREAK=page in the environment, the library
-# that damages the lists of pieces that QEMU passes to the driver
+# build_break FILE.so: with BREAK=swap or BREAK=page build the library that damages the
+# lists of pieces that QEMU passes to the driver
 build_break()
 {
 	case ${BREAK:-} in

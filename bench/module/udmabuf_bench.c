@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What user space cannot measure: pinning its memory without a driver around
- * it, and an importer's operations on a dma-buf.
+ * Module of the benchmark, for measurements that user space cannot make: bare pinning
+ * of its memory, and an importer's operations on a dma-buf. See udmabuf_bench.h.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
@@ -17,7 +17,7 @@
 
 #include "udmabuf_bench.h"
 
-/* The importing device; it is there throughout, as a real one would be. */
+/* The importing device, registered as long as the module is loaded. */
 static struct platform_device *pdev;
 
 static void bench_unpin(struct page **pages, unsigned long npages, unsigned long batch)
@@ -205,7 +205,7 @@ static int bench_release(struct inode *inode, struct file *file)
 
 static int bench_open(struct inode *inode, struct file *file)
 {
-	file->private_data = NULL;	/* which misc devices set */
+	file->private_data = NULL;	/* misc_open() set it */
 	return 0;
 }
 
@@ -250,9 +250,9 @@ static int __init bench_init(void)
 	pdev = platform_device_register_full(&info);
 	if (IS_ERR(pdev))
 		return PTR_ERR(pdev);
-	/* As drivers do: only then is it known that nothing need be synced. */
+	/* Needed for the DMA API to skip syncs on a coherent device. */
 	ret = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
-	/* Segments are as long as the buffer's memory allows. */
+	/* No limit on the length of a segment. */
 	dma_set_max_seg_size(&pdev->dev, UINT_MAX);
 	if (!ret)
 		ret = misc_register(&bench_misc);
@@ -271,5 +271,5 @@ module_exit(bench_exit);
 
 MODULE_DESCRIPTION("what the benchmark of udmabuf measures in the kernel");
 MODULE_LICENSE("GPL");
-/* What MODULE_IMPORT_NS() stands for, whose argument was not always a string. */
+/* Not MODULE_IMPORT_NS(): its argument is a string only in newer kernels. */
 MODULE_INFO(import_ns, "DMA_BUF");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the benchmark's module measures; times are ticks of the TSC. */
+/* Interface of the benchmark's module. Times are TSC ticks. */
 #ifndef _UDMABUF_BENCH_H
 #define _UDMABUF_BENCH_H
 
@@ -8,13 +8,13 @@
 
 /**
  * struct bench_pin - argument of %BENCH_PIN
- * @addr:   memory of the caller
- * @npages: how much of it
- * @batch:  how many pages a call pins, and unpins
- * @pin:    out: time to pin it
- * @unpin:  out: time to unpin it
- * @runs:   out: physically contiguous pieces
- * @folios: out: folios it lies in, each counted whenever it is entered
+ * @addr:   address of the caller's memory
+ * @npages: number of pages to pin
+ * @batch:  number of pages that one call pins or unpins
+ * @pin:    out: time to pin all pages
+ * @unpin:  out: time to unpin all pages
+ * @runs:   out: number of physically contiguous runs
+ * @folios: out: number of times that the folio differs from the previous page's
  */
 struct bench_pin {
 	__u64 addr;
@@ -29,7 +29,7 @@ struct bench_pin {
 /**
  * struct bench_dmabuf - argument of %BENCH_IMPORT and %BENCH_VMAP
  * @fd:   a dma-buf
- * @time: out: of doing and undoing it
+ * @time: out: time of the operation and its reverse
  */
 struct bench_dmabuf {
 	__u64 fd;
@@ -40,7 +40,7 @@ struct bench_dmabuf {
 #define BENCH_IMPORT	_IOWR('B', 1, struct bench_dmabuf)
 #define BENCH_VMAP	_IOWR('B', 2, struct bench_dmabuf)
 
-/* Keep the dma-buf mapped until the file of the module is closed. */
+/* Map the dma-buf for the device until the file descriptor of the module is closed. */
 #define BENCH_KEEP	_IOW('B', 3, __u64)
 
 #endif /* _UDMABUF_BENCH_H */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Shows a buffer on a DRM display, with the mode setting calls every driver has. */
+/* Shows a buffer on a DRM display, by mode setting ioctls that every driver has. */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 
 #define MAX_MODES	256
 
-/* Zero-terminated in @d->driver; empty if the device is no DRM device. */
+/* Sets @d->driver to a terminated string, empty if this is not a DRM device. */
 static void get_driver_name(struct display *d)
 {
 	struct drm_version version = {
@@ -51,7 +51,7 @@ int display_find_mode(struct display *d, int width, int height)
 	if (ioctl(d->fd, DRM_IOCTL_MODE_GETRESOURCES, &res))
 		return -1;
 	get.connector_id = d->connector;
-	if (ioctl(d->fd, DRM_IOCTL_MODE_GETCONNECTOR, &get))	/* probes */
+	if (ioctl(d->fd, DRM_IOCTL_MODE_GETCONNECTOR, &get))	/* with 0 modes: probes */
 		return -1;
 	get = (struct drm_mode_get_connector) {
 		.connector_id = d->connector,
@@ -87,7 +87,7 @@ void display_show(struct display *d, __u32 handle)
 	};
 
 	if (ioctl(d->fd, DRM_IOCTL_MODE_ADDFB2, &fb))
-		err(1, "%s: cannot make a framebuffer of it", d->driver);
+		err(1, "%s: cannot create a framebuffer from the buffer", d->driver);
 	d->framebuffer = fb.fb_id;
 	crtc.fb_id = fb.fb_id;
 	if (ioctl(d->fd, DRM_IOCTL_MODE_SETCRTC, &crtc))

@@ -14,11 +14,11 @@ struct display {
 	struct drm_mode_modeinfo mode;
 };
 
-/* -1 and errno if there is no such device, or no such mode on it */
+/* Return -1 and set errno if the device, or the mode on it, does not exist. */
 int display_open(struct display *d, const char *path);
 int display_find_mode(struct display *d, int width, int height);
 
-/* What @handle stands for, in that mode; both end the program on failure */
+/* Show the GEM object @handle in the mode found; both exit on failure. */
 void display_show(struct display *d, __u32 handle);
 void display_update(const struct display *d);
 

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A guest's screen in malloc'ed memory, in many pieces: single pages and parts
- * of huge pages, in no order. UDMABUF_CREATE makes one dma-buf of them; the
- * program this is a part of shows it, in two frames.
+ * Common part of the sample programs: a guest's framebuffer in malloc'ed memory,
+ * in many pieces, which are single pages and parts of huge pages in random order.
+ * UDMABUF_CREATE makes one dma-buf from them. show_frames() of the program shows
+ * two frames of it.
  *
- * After each frame "frame N shown" is printed and a line on stdin awaited.
- * Findings are printed as name=value; those about physical memory only if root
- * runs it. With "-u UID" root counts pages, and that user does all else.
+ * usage: PROGRAM [-u UID] [1|2]
  *
- * With a frame number as its argument it shows nothing, but prints that frame
- * as a PPM picture, drawn into ordinary memory in one piece.
+ * After each frame the program prints "frame N shown" and waits for a line on
+ * stdin. It prints findings as name=value; as root also about physical memory.
+ * With "-u UID" root counts pages, and that user does the rest.
+ *
+ * With a frame number as its argument the program shows no frame, but prints
+ * that frame as a PPM picture, drawn into contiguous memory.
  */
 #include <err.h>
 #include <errno.h>
@@ -28,7 +31,7 @@
 
 #include "emulator.h"
 
-#define SLOT_PAGES	16	/* one piece of a huge page lies in one slot */
+#define SLOT_PAGES	16	/* a slot of a huge page has at most one piece */
 #define MAX_HUGE_PIECES	60
 
 #define PAGEMAP_PRESENT	((__u64)1 << 63)
@@ -38,7 +41,7 @@
 static size_t page_size;
 static unsigned int npages;
 
-/* Always the same numbers, so that the picture is always the same. */
+/* Returns the same numbers in each run, so that the picture is always the same. */
 static __u32 chance(void)
 {
 	static __u32 seed = 1;
@@ -54,7 +57,7 @@ static void *checked(void *p)
 	return p;
 }
 
-/* Which pages come from where: one page, or 2 to 9 of a huge page. */
+/* Chooses the pieces: each is a single page, or 2 to 9 pages of a huge page. */
 static void plan(struct picture *pic)
 {
 	struct piece *piece = checked(calloc(npages, sizeof(*piece)));
@@ -101,7 +104,7 @@ static size_t huge_page_size(void)
 	return size;
 }
 
-/* malloc'ed memory that is really there. */
+/* Returns malloc'ed memory with all pages present. */
 static char *allocate(size_t align, size_t size, int advice)
 {
 	char *p = checked(aligned_alloc(align, size));
@@ -112,7 +115,7 @@ static char *allocate(size_t align, size_t size, int advice)
 	return p;
 }
 
-/* Finds the memory for every piece of the plan. */
+/* Assigns memory to each piece of the plan. */
 static void scatter(struct picture *pic)
 {
 	size_t huge_size = 2 * huge_page_size();
@@ -128,7 +131,7 @@ static void scatter(struct picture *pic)
 
 		if (pic->piece[i].huge)
 			base = huge + *slot++ * slot_size;
-		else	/* every other page, so that no two touch */
+		else	/* every second page, so that no two are adjacent */
 			base = single + *page++ * 2 * page_size;
 		for (j = 0; j < pic->piece[i].npages; j++)
 			pic->page[n++] = (__u32 *)(base + j * page_size);
@@ -149,13 +152,13 @@ static __u64 read_entry(int fd, __u64 index)
 	__u64 entry;
 
 	if (pread(fd, &entry, sizeof(entry), index * sizeof(entry)) != sizeof(entry))
-		err(1, "cannot read physical addresses");
+		err(1, "cannot read /proc/self/pagemap or /proc/kpageflags");
 	return entry;
 }
 
 /*
- * Where the pages really are: runs of neighbours, and parts of huge pages just
- * where the picture says so.
+ * Prints the number of physically contiguous runs, and verifies that the parts of
+ * huge pages are as planned.
  */
 static void report_physical(const struct picture *pic, int pagemap, int flags)
 {
@@ -165,14 +168,14 @@ static void report_physical(const struct picture *pic, int pagemap, int flags)
 	for (i = 0; i < npages; i++) {
 		pfn = read_entry(pagemap, (uintptr_t)pic->page[i] / page_size);
 		if (!(pfn & PAGEMAP_PRESENT) || !(pfn & PAGEMAP_PFN))
-			errx(1, "cannot read physical addresses");
+			errx(1, "no physical address in /proc/self/pagemap (try: as root)");
 		pfn &= PAGEMAP_PFN;
 		runs += pfn != next;
 		huge += !!(read_entry(flags, pfn) & KPF_THP);
 		next = pfn + 1;
 	}
 	if (huge != huge_pages(pic))
-		errx(1, "%u pages are parts of huge pages, not %u", huge,
+		errx(1, "%u pages are parts of huge pages, expected %u", huge,
 		     huge_pages(pic));
 	printf("pages=%u\nhuge=%u\nruns=%u\n", npages, huge, runs);
 }
@@ -195,7 +198,7 @@ static int create_dmabuf(const struct picture *pic)
 
 	dev = open("/dev/udmabuf", O_RDWR);
 	if (dev < 0)
-		err(1, "/dev/udmabuf");
+		err(1, "cannot open /dev/udmabuf");
 	dmabuf = ioctl(dev, UDMABUF_CREATE, create);
 	if (dmabuf < 0)
 		err(1, "UDMABUF_CREATE");
@@ -206,9 +209,9 @@ static int create_dmabuf(const struct picture *pic)
 }
 
 /*
- * A copy would not follow stores: in each page, store here and load there,
- * then the other way round. No DMA_BUF_IOCTL_SYNC on purpose: nothing but the
- * stores may carry the bytes.
+ * Verifies that the dma-buf is not a copy: stores to each page through the memory
+ * must show in the mapping of the dma-buf, and vice versa. Does not call
+ * DMA_BUF_IOCTL_SYNC, which might transfer the bytes.
  */
 static void check_shared(const struct picture *pic, const char *map)
 {
@@ -219,10 +222,10 @@ static void check_shared(const struct picture *pic, const char *map)
 
 		__atomic_store_n(ours, ~i, __ATOMIC_SEQ_CST);
 		if (__atomic_load_n(theirs, __ATOMIC_SEQ_CST) != ~i)
-			errx(1, "page %u: the dma-buf does not show our store", i);
+			errx(1, "page %u: the dma-buf does not show a store to the memory", i);
 		__atomic_store_n(theirs, i, __ATOMIC_SEQ_CST);
 		if (__atomic_load_n(ours, __ATOMIC_SEQ_CST) != i)
-			errx(1, "page %u: a store to the dma-buf is lost", i);
+			errx(1, "page %u: the memory does not show a store to the dma-buf", i);
 	}
 	printf("shared=%u\n", npages);
 }
@@ -233,7 +236,7 @@ void check_same(const struct emulator *emu)
 
 	for (i = 0; i < npages; i++)
 		if (memcmp(emu->pic.page[i], emu->map + i * page_size, page_size))
-			errx(1, "page %u: the dma-buf shows other bytes", i);
+			errx(1, "page %u: the bytes of the dma-buf and of the memory differ", i);
 }
 
 void say_shown(int frame)
@@ -246,17 +249,17 @@ void wait_for_reader(int frame)
 	char line[16];
 
 	if (!fgets(line, sizeof(line), stdin))
-		errx(1, "nobody looked at frame %d", frame);
+		errx(1, "frame %d: end of file on stdin, expected a line", frame);
 }
 
-/* Pages that are pinned now, by anyone. */
+/* Returns the number of pages pinned in the system. */
 static long pinned(void)
 {
 	FILE *f = fopen("/proc/sys/vm/stat_refresh", "r");
 	long value, count = 0;
 	char name[64];
 
-	/* Without this, what each CPU has counted last is missing. */
+	/* Reading it adds counts still held by each CPU. */
 	if (!f || fgetc(f) != EOF || fclose(f))
 		err(1, "/proc/sys/vm/stat_refresh");
 	f = fopen("/proc/vmstat", "r");
@@ -272,7 +275,7 @@ static long pinned(void)
 	return count;
 }
 
-/* As user @uid, with files opened before that it could not open itself. */
+/* Runs as user @uid. Opens files for findings first, since only root may open them. */
 static void emulate(struct emulator *emu, uid_t uid, bool findings)
 {
 	int pagemap = -1, flags = -1;
@@ -281,7 +284,7 @@ static void emulate(struct emulator *emu, uid_t uid, bool findings)
 		pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 		flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 		if (pagemap < 0 || flags < 0)
-			err(1, "cannot read physical addresses");
+			err(1, "cannot open /proc/self/pagemap and /proc/kpageflags");
 	}
 	if (setuid(uid))
 		err(1, "cannot become user %u", uid);
@@ -301,7 +304,7 @@ static void emulate(struct emulator *emu, uid_t uid, bool findings)
 	show_frames(emu);
 }
 
-/* In a child, so that its end can be watched. */
+/* Runs the emulator in a child, and verifies that no page is pinned after its exit. */
 static int run(struct emulator *emu, uid_t uid)
 {
 	bool findings = !geteuid();
@@ -327,7 +330,7 @@ static int run(struct emulator *emu, uid_t uid)
 		return 1;
 	if (!findings)
 		return 0;
-	/* Whoever imported the dma-buf may keep it for a while. */
+	/* An importer may keep the dma-buf for a while. */
 	printf("ended\n");
 	while ((left = pinned() - before) && --tries)
 		usleep(100000);

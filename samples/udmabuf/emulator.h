@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What an emulator has before it shows anything: a guest's screen in scattered
- * memory and one dma-buf of it. main() is in emulator.c; each program here is
- * another way to show that dma-buf.
+ * An emulator with a guest's framebuffer in scattered memory, and one dma-buf made
+ * from it. emulator.c has main(). Each program shows the dma-buf in its own way.
  */
 #ifndef UDMABUF_SAMPLE_EMULATOR_H
 #define UDMABUF_SAMPLE_EMULATOR_H
@@ -15,14 +14,14 @@ struct emulator {
 	const char *map;	/* the dma-buf, mapped */
 };
 
-/* By the program: what the picture says, and showing both of its frames. */
+/* Defined by the program: the text in the picture, and a function to show both frames. */
 extern const struct story story;
 void show_frames(struct emulator *emu);
 
-/* By emulator.c: fails unless the dma-buf has the bytes of the memory. */
+/* Exits with an error unless the dma-buf has the same bytes as the memory. */
 void check_same(const struct emulator *emu);
 
-/* Frame @frame can be looked at; returns when somebody did. */
+/* Print that @frame is shown; wait for a line on stdin. */
 void say_shown(int frame);
 void wait_for_reader(int frame);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Draws a desktop with two windows. Integers only, so that the same frame has
- * the same pixels wherever it is drawn.
+ * Draws a desktop with two windows. Uses only integers, so that a frame has the same
+ * pixels on all machines.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 #define PANEL_HEIGHT	30
 #define WHITE		0xffffff
 
-#define CELL		10	/* of the memory map */
+#define CELL		10	/* pixels per page in the memory map */
 #define CELLS_PER_ROW	32
 
 struct theme {
@@ -78,7 +78,7 @@ static void box(const struct picture *pic, int x, int y, int w, int h,
 			put(pic, x + i, y + j, color);
 }
 
-/* Mixes what is there with a color. */
+/* Mixes the present pixels with a color. */
 static void tint(const struct picture *pic, int x, int y, int w, int h,
 		 __u32 color, int percent)
 {
@@ -193,7 +193,7 @@ static void story(const struct picture *pic, const struct theme *t, bool night,
 	}
 }
 
-/* One cell for each page of the framebuffer, in its order. */
+/* Draws a cell for each page of the framebuffer, in order. */
 static void memory_map(const struct picture *pic, const struct theme *t,
 		       int x, int y)
 {
@@ -206,7 +206,7 @@ static void memory_map(const struct picture *pic, const struct theme *t,
 		for (j = 0; j < pic->piece[i].npages; j++, n++)
 			box(pic, x + 16 + n % CELLS_PER_ROW * CELL,
 			    y + 38 + n / CELLS_PER_ROW * CELL,
-			    /* the pages of one range touch */
+			    /* no gap between pages of one range */
 			    CELL - (j + 1 == pic->piece[i].npages), CELL - 1,
 			    color);
 	}

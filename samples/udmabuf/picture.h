@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The picture that the emulators show: a desktop by day (frame 1) and by night
- * (frame 2), drawn into memory that need not be in one piece.
+ * The picture of the sample programs: a desktop by day (frame 1) and by night
+ * (frame 2), drawn into memory that may be scattered.
  */
 #ifndef UDMABUF_SAMPLE_PICTURE_H
 #define UDMABUF_SAMPLE_PICTURE_H
@@ -11,13 +11,13 @@
 
 #include <linux/types.h>
 
-/* A stretch of the framebuffer: pages that are taken from one place. */
+/* Consecutive pages of the framebuffer that are contiguous in memory. */
 struct piece {
 	unsigned int npages;
 	bool huge;		/* from a huge page, else a single page */
 };
 
-/* What the picture says of the program; %u is the number of pieces. */
+/* The text in the picture; %u is the number of pieces. */
 #define STORY_LINES	4
 
 struct story {
@@ -33,14 +33,14 @@ struct picture {
 	int width, height;	/* at least 800 and 600 */
 	__u32 **page;
 	unsigned int page_pixels;
-	const struct piece *piece;	/* drawn as a map of the memory, if any */
+	const struct piece *piece;	/* if not NULL, drawn as a map of the memory */
 	unsigned int npieces;
 	const struct story *story;
 };
 
 void picture_draw(const struct picture *pic, int frame);
 
-/* Draws into ordinary memory in one piece and prints that as PPM. */
+/* Draws into contiguous memory, and prints the picture as PPM. */
 int picture_print(struct picture *pic, int frame);
 
 static inline size_t picture_bytes(const struct picture *pic)

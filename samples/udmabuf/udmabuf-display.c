@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What an emulator does to show its guest's screen without copying it, where
- * nothing runs but the console: a display driver imports the dma-buf by PRIME
- * and shows it. The second frame is drawn by plain stores; the display's update
- * call is all that follows.
+ * How an emulator shows its guest's framebuffer on the console without a copy: a
+ * display driver imports the dma-buf by PRIME and shows it. The second frame is
+ * drawn by stores to the memory, followed only by the display's update call.
  */
 #include <err.h>
 #include <stdio.h>
@@ -34,7 +33,7 @@ const struct story story = {
 	},
 };
 
-/* The first display whose driver takes the dma-buf; as what that knows it. */
+/* Opens the first display whose driver imports the dma-buf; returns the GEM handle. */
 static __u32 open_display(struct display *d, int dmabuf, const struct picture *pic)
 {
 	struct drm_prime_handle prime = { .fd = dmabuf };
@@ -50,10 +49,10 @@ static __u32 open_display(struct display *d, int dmabuf, const struct picture *p
 			printf("driver=%s\n", d->driver);
 			return prime.handle;
 		}
-		warn("%s (%s) does not take the buffer", path, d->driver);
+		warn("%s (%s) cannot import the dma-buf", path, d->driver);
 		close(d->fd);
 	}
-	errx(1, "no display takes the buffer");
+	errx(1, "no display in /dev/dri imports the dma-buf");
 }
 
 void show_frames(struct emulator *emu)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What an emulator does to show its guest's screen in a window of a Wayland
- * desktop without copying it: the dma-buf becomes a wl_buffer by linux-dmabuf,
- * never by shared memory. The second frame is drawn by plain stores into the
- * buffer that is being shown, as a guest does it, and reported as damage.
+ * How an emulator shows its guest's framebuffer in a window of a Wayland desktop
+ * without a copy: the dma-buf becomes a wl_buffer by linux-dmabuf, not by shared
+ * memory. The second frame is drawn, like a guest does, by stores to the buffer
+ * while it is shown, and then reported as damage.
  */
 #include <err.h>
 #include <errno.h>

@@ -11,8 +11,8 @@
  * its findings as KIND_name=value.
  *
  * After "KIND STEP shown" the proxy waits for a line on stdin. With a kind as its
- * argument the program prints that picture as PPM. On mainline's driver there is no
- * dma-buf, and the proxy shows nothing.
+ * argument the program prints that picture as PPM. Mainline's driver cannot export the
+ * pools, and the proxy shows no picture.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -46,18 +46,18 @@
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-/* How far the client is. */
+/* Steps of a client. */
 enum step { DRAWN, REMOVED, REFILLED, GONE };
 
 static const char * const step_names[] = { "drawn", "removed", "refilled", "gone" };
 
-/* Files that a client may take for a pool. */
+/* Kinds of files that a client may use for a pool. */
 struct kind {
 	const char *name, *says;
 	int (*open)(const struct kind *kind);
 	unsigned int flags;	/* of memfd_create() */
 	int seals;
-	bool read_only;		/* the client sends a descriptor to read from */
+	bool read_only;		/* the client sends a descriptor open for reading only */
 	bool too_short;		/* the file is shorter than the pool */
 };
 
@@ -226,29 +226,29 @@ static void run_client(const struct kind *kind, int connection)
 
 	signal(SIGBUS, SIG_DFL);
 	if (fd < 0 || ftruncate(fd, kind->too_short ? POOL_BYTES / 2 : POOL_BYTES))
-		err(1, "%s: cannot make a pool", kind->name);
+		err(1, "%s: cannot create the pool's file", kind->name);
 	if (kind->seals && fcntl(fd, F_ADD_SEALS, kind->seals))
-		err(1, "%s: cannot seal it", kind->name);
+		err(1, "%s: cannot seal the pool's file", kind->name);
 	if (kind->read_only)
 		theirs = reopen_read_only(fd);
 	map = mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (theirs < 0 || map == MAP_FAILED)
-		err(1, "%s: cannot map it", kind->name);
+		err(1, "%s: cannot map the pool's file", kind->name);
 
 	create_pool(&client, connection, theirs);
 	if (kind->too_short)
 		exit(0);
-	/* Stores after the export, so that a copy would not have them. */
+	/* Draw after the export: a copy would not show these stores. */
 	draw((__u32 *)(map + PICTURE_OFFSET), kind, false);
 	create_buffer(&client);
 
 	if (ftruncate(fd, 0) && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 					  0, POOL_BYTES))
-		err(1, "%s: its memory stays", kind->name);
+		err(1, "%s: cannot remove the memory of the pool's file", kind->name);
 	create_buffer(&client);
 
 	if (ftruncate(fd, POOL_BYTES))
-		err(1, "%s: it does not grow", kind->name);
+		err(1, "%s: cannot extend the pool's file", kind->name);
 	memset(map, 0x5a, POOL_BYTES);
 	create_buffer(&client);
 	exit(0);
@@ -300,7 +300,7 @@ static int export_pool(const struct pool *pool, __u32 flags)
 	create->flags = UDMABUF_FLAGS_CLOEXEC | flags;
 	create->niov = 1;
 	create->iovs[0].base = (uintptr_t)pool->map;
-	/* The mapping has all of its last page. */
+	/* The mapping includes the whole last page. */
 	create->iovs[0].len = (pool->size + page_size - 1) / page_size * page_size;
 	dmabuf = ioctl(udmabuf, UDMABUF_CREATE, create);
 	found(pool, "export", name_of(dmabuf < 0 ? errno : 0));
@@ -308,7 +308,7 @@ static int export_pool(const struct pool *pool, __u32 flags)
 	return dmabuf;
 }
 
-/* The way of mainline's driver: seal the client's file, and hope that it is a memfd. */
+/* As needed for mainline's driver: seal the client's file, which must be a memfd. */
 static void export_memfd(const struct pool *pool)
 {
 	struct udmabuf_create_memfd create = {
@@ -347,7 +347,7 @@ static void open_pool(struct pool *pool, int fd, size_t size)
 		err(1, "%s: cannot map the dma-buf", pool->kind->name);
 }
 
-/* The file is still the client's: any load may raise SIGBUS. */
+/* Returns 1 for a difference, -1 on SIGBUS: the client may have truncated the file. */
 static int differs(const char *mapping, const char *drawn, size_t len)
 {
 	if (sigsetjmp(sigbus, 1))
@@ -356,8 +356,8 @@ static int differs(const char *mapping, const char *drawn, size_t len)
 }
 
 /*
- * Counts pages: wrong ones of the dma-buf; in the proxy's mapping those that differ from
- * the picture, and those that raise SIGBUS.
+ * Prints numbers of pages: in the dma-buf pages that differ from the picture ("wrong");
+ * in the proxy's mapping pages that differ ("other") and that raise SIGBUS ("lost").
  */
 static void compare(const struct pool *pool)
 {
@@ -381,7 +381,7 @@ static void compare(const struct pool *pool)
 	       step_names[pool->step], wrong, other, lost);
 }
 
-/* Has the compositor draw from the dma-buf. */
+/* Has the compositor draw from the dma-buf, and waits for a line on stdin. */
 static void show(const struct pool *pool)
 {
 	struct window *win = pool->window;
@@ -401,7 +401,7 @@ static void show(const struct pool *pool)
 	       step_names[pool->step]);
 	window_wait_for_input(win);
 	if (!fgets(line, sizeof(line), stdin))
-		errx(1, "no line on stdin");
+		errx(1, "%s: end of file on stdin, expected a line", pool->kind->name);
 }
 
 static void destroy_resource(struct wl_client *client, struct wl_resource *resource)
@@ -423,7 +423,7 @@ static void handle_create_buffer(struct wl_client *client, struct wl_resource *r
 	if (offset != PICTURE_OFFSET || width != WIDTH || height != HEIGHT ||
 	    stride != WIDTH * 4 || format != WL_SHM_FORMAT_XRGB8888) {
 		wl_resource_post_error(resource, WL_SHM_ERROR_INVALID_STRIDE,
-				       "not a buffer of this program");
+				       "only this program's size, offset and format are supported");
 		return;
 	}
 	buffer = wl_resource_create(client, &wl_buffer_interface, 1, id);
@@ -443,7 +443,7 @@ static void handle_create_buffer(struct wl_client *client, struct wl_resource *r
 static void handle_resize(struct wl_client *client, struct wl_resource *resource,
 			  __s32 size)
 {
-	wl_resource_post_error(resource, WL_SHM_ERROR_INVALID_FD, "not done here");
+	wl_resource_post_error(resource, WL_SHM_ERROR_INVALID_FD, "resizing is not supported");
 }
 
 static const struct wl_shm_pool_interface pool_interface = {
@@ -511,7 +511,7 @@ static void serve(struct pool *pool)
 	shm = wl_global_create(server, &wl_shm_interface, 1, pool, handle_bind);
 	client = wl_client_create(server, connection[0]);
 	if (!shm || !client)
-		err(1, "no connection to a client");
+		err(1, "%s: cannot create a connection to the client", pool->kind->name);
 	wl_client_add_destroy_listener(client, &gone);
 	wl_display_run(server);
 	wl_global_destroy(shm);
@@ -555,7 +555,7 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	udmabuf = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
 	if (udmabuf < 0)
-		err(1, "/dev/udmabuf");
+		err(1, "cannot open /dev/udmabuf");
 	server = wl_display_create();
 	if (!server || !drawn)
 		err(1, "out of memory");

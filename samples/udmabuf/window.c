@@ -85,7 +85,7 @@ static void handle_global(void *data, struct wl_registry *registry, __u32 name,
 				  &xdg_wm_base_interface, 1);
 		xdg_wm_base_add_listener(win->shell, &shell_listener, win);
 	} else if (!strcmp(interface, zwp_linux_dmabuf_v1_interface.name)) {
-		/* The last version that just lists its modifiers. */
+		/* Version 3 is the last that lists the modifiers by plain events. */
 		win->linux_dmabuf = bind(registry, name, version,
 					 &zwp_linux_dmabuf_v1_interface, 3);
 		zwp_linux_dmabuf_v1_add_listener(win->linux_dmabuf,
@@ -109,17 +109,17 @@ void window_connect(struct window *win)
 
 	win->display = wl_display_connect(NULL);
 	if (!win->display)
-		err(1, "there is no Wayland compositor");
+		err(1, "cannot connect to a Wayland compositor (see: echo $WAYLAND_DISPLAY)");
 	registry = wl_display_get_registry(win->display);
 	wl_registry_add_listener(registry, &registry_listener, win);
-	/* the first answers with what there is, the second with its modifiers */
+	/* The first roundtrip gets the globals, the second the modifiers. */
 	if (wl_display_roundtrip(win->display) < 0 ||
 	    wl_display_roundtrip(win->display) < 0)
 		fail(win);
 	if (!win->compositor || !win->shell)
-		errx(1, "the compositor has no xdg_wm_base");
+		errx(1, "the compositor has no wl_compositor or xdg_wm_base");
 	if (!win->linux_dmabuf)
-		errx(1, "the compositor does not import dma-bufs");
+		errx(1, "the compositor does not import dma-bufs: no zwp_linux_dmabuf_v1");
 	if (!win->linear && !win->implicit)
 		errx(1, "the compositor imports no linear XRGB8888");
 }
@@ -225,7 +225,7 @@ void window_commit(struct window *win)
 	struct wl_callback *frame = wl_surface_frame(win->surface);
 
 	wl_callback_add_listener(frame, &frame_listener, win);
-	/* Also if it is attached already: Weston ignores damage without it. */
+	/* Attach the same buffer again: Weston ignores damage otherwise. */
 	wl_surface_attach(win->surface, win->buffer, 0, 0);
 	wl_surface_damage_buffer(win->surface, 0, 0, INT32_MAX, INT32_MAX);
 	win->drawn = false;

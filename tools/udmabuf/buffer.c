@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Creating a buffer: its options, its memory and why it may fail. */
+/* Creating a buffer: the options, the memory, and the reasons for failures. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <err.h>
@@ -174,7 +174,7 @@ static char *read_all(int fd, const char *name, size_t *size)
 	return memory;
 }
 
-/* The input, @bytes of @size; the memory behind it is zero. */
+/* Reads the input: sets @size to the buffer's size, @bytes to the input's. The rest is 0. */
 static char *read_input(const struct request *request, size_t *size, size_t *bytes)
 {
 	const char *name = request->file ?: "standard input";
@@ -196,7 +196,7 @@ static char *read_input(const struct request *request, size_t *size, size_t *byt
 	return memory;
 }
 
-/* A memfd of @size bytes, as the driver takes it. */
+/* Returns a memfd of @size bytes with the seal that the driver needs. */
 static int new_memfd(size_t size, bool huge)
 {
 	int fd = memfd_create("udmabufctl", MFD_CLOEXEC | MFD_ALLOW_SEALING |
@@ -207,7 +207,7 @@ static int new_memfd(size_t size, bool huge)
 	return fd;
 }
 
-/* Maps @memfd, or anonymous memory if that is -1. */
+/* Maps @memfd, or anonymous memory if @memfd is -1. */
 static char *map_source(int memfd, size_t size, bool huge)
 {
 	int flags = memfd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | (huge ? MAP_HUGETLB : 0) : MAP_SHARED;
@@ -222,8 +222,9 @@ static char *map_source(int memfd, size_t size, bool huge)
 }
 
 /*
- * The list of the buffer: @pieces ranges of @size bytes in the reverse order of their
- * addresses, so that no two can be merged. The first range takes the remainder.
+ * Returns the list of the buffer: @pieces ranges of @size bytes in all, in reverse order
+ * of their addresses, so that the driver cannot merge them. The first range takes the
+ * remainder.
  */
 static struct udmabuf_iovec *new_list(size_t size, unsigned int pieces)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The device: which driver serves it, its parameters and the quota. */
+/* The device: its driver, the driver's parameters, and the quota. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -55,8 +55,8 @@ int create_iovec(int dev, unsigned int flags, const struct udmabuf_iovec *iovs,
 }
 
 /*
- * Both drivers refuse an empty list of memfds, and mainline's does not implement the other
- * ioctl.
+ * Both drivers refuse an empty list of memfds with EINVAL. Only mainline's refuses
+ * UDMABUF_CREATE_IOVEC with ENOTTY, since it does not implement that ioctl.
  */
 enum driver which_driver(int dev)
 {
@@ -71,8 +71,8 @@ enum driver which_driver(int dev)
 }
 
 /*
- * The module is called udmabuf or udmabuf_ext. Mainline's built-in driver has a directory
- * even if it is disabled: the last match is the module.
+ * The module is named udmabuf or udmabuf_ext. Mainline's built-in driver has a directory
+ * even if it is disabled. The last match in sorted order is the module.
  */
 long long parameter(enum driver driver, const char *name)
 {
@@ -96,9 +96,9 @@ long long parameter(enum driver driver, const char *name)
 }
 
 /*
- * The errno for an inaccessible range. The driver checks the size and the quota
- * before the memory: E2BIG, ENOMEM over the quota or with more pages than the machine has,
- * else EFAULT. Nothing is pinned.
+ * Returns the errno of creating a buffer from an inaccessible range. The driver checks the
+ * size and the quota before the memory: E2BIG over the size limit; ENOMEM over the quota
+ * or the machine's number of pages; otherwise EFAULT. No page is pinned.
  */
 static int probe(int dev, const void *inaccessible, unsigned long long npages)
 {
@@ -109,11 +109,12 @@ static int probe(int dev, const void *inaccessible, unsigned long long npages)
 	int buffer = create_iovec(dev, UDMABUF_FLAGS_CLOEXEC, &iov, 1);
 
 	if (buffer >= 0)
-		errx(1, "%s makes a buffer of inaccessible memory", device_path());
+		errx(1, "%s created a buffer from inaccessible memory (" SEE_DEVICE ")",
+		     device_path());
 	return errno;
 }
 
-/* How many pages the quota has left, fewer than @npages. */
+/* Returns the number of pages left in the quota, which is below @npages. */
 static unsigned long long quota_left(int dev, const void *inaccessible, unsigned long long npages)
 {
 	unsigned long long left = 0;
@@ -129,7 +130,7 @@ static unsigned long long quota_left(int dev, const void *inaccessible, unsigned
 	return left;
 }
 
-/* The size of the largest buffer that the driver does not refuse for its size, in pages. */
+/* Returns the largest number of pages that the driver does not refuse for the size. */
 static unsigned long long most_pages(void)
 {
 	unsigned long long most = sysconf(_SC_PHYS_PAGES);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Diagnosis: why the device does not work, and the remedy. */
+/* Diagnosis: the reason why the device does not work, and the remedy. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -61,7 +61,7 @@ static bool file_has(const char *path, const char *text)
 	return found;
 }
 
-/* Whether a list of the running kernel's modules has @module; NixOS keeps it elsewhere. */
+/* Whether a module list of the running kernel has @module; NixOS has it in another place. */
 static bool listed(const char *list, const char *module)
 {
 	return file_has(format("/lib/modules/%s/%s", release(), list), module) ||
@@ -74,7 +74,7 @@ static bool built_in(void)
 	return listed("modules.builtin", "/udmabuf.ko");
 }
 
-/* The module that is installed for the running kernel, or NULL. */
+/* Returns the name of the module installed for the running kernel, or NULL. */
 static const char *installed_module(void)
 {
 	if (listed("modules.dep", "/udmabuf_ext.ko"))
@@ -130,7 +130,7 @@ static bool configuration_blacklists(const char *path, const char *module)
 	return found;
 }
 
-/* Where @module is blacklisted, or NULL. */
+/* Returns the file or boot parameter that blacklists @module, or NULL. */
 static char *blacklisted_by(const char *module)
 {
 	static const char * const parameters[] = { "module_blacklist", "modprobe.blacklist" };
@@ -152,7 +152,7 @@ static char *blacklisted_by(const char *module)
 	return path;
 }
 
-/* The first path that matches a shell pattern, or NULL. */
+/* Returns the first path that matches a shell pattern, or NULL. */
 static const char *first_match(const char *pattern)
 {
 	glob_t found;	/* kept: the result points into it */
@@ -188,7 +188,7 @@ static bool signature_needed(void)
 	return secure_boot();
 }
 
-/* Whether a file that @pattern matches has the parameter. */
+/* Whether a file that matches @pattern contains the boot parameter. */
 static bool configured(const char *pattern)
 {
 	bool found = false;
@@ -203,7 +203,7 @@ static bool configured(const char *pattern)
 	return found;
 }
 
-/* kernel-install makes the entries of systemd-boot; add-all is new in systemd 256. */
+/* For systemd-boot. Not kernel-install add-all, which only systemd 256 or later has. */
 static char *how_to_kernel_install(void)
 {
 	char *image = format("/lib/modules/%s/vmlinuz", release());
@@ -215,7 +215,7 @@ static char *how_to_kernel_install(void)
 		      release(), image);
 }
 
-/* How to have this machine's boot loader pass the parameter. */
+/* Returns how to make this machine's boot loader pass the parameter. */
 static const char *how_to_disable(void)
 {
 	static const char * const configurations[] = {
@@ -259,7 +259,7 @@ static const char *how_to_disable(void)
 	return "have the boot loader pass " BLACKLIST " to the kernel, reboot";
 }
 
-/* The certificate of the key that modules built here are signed with, or NULL. */
+/* Returns the certificate of the key that signs modules built here, or NULL. */
 static const char *certificate(void)
 {
 	return first_match("/var/lib/shim-signed/mok/MOK.der") ?:
@@ -273,7 +273,7 @@ static char *how_to_enroll(void)
 		      certificate() ?: "KEY.der");
 }
 
-/* Returns the number of bytes; 0 if the file has more than @room. */
+/* Returns the number of bytes read; 0 if the file does not fit in @room or on error. */
 static size_t read_file(const char *path, char *bytes, size_t room)
 {
 	FILE *file = path ? fopen(path, "re") : NULL;
@@ -284,7 +284,7 @@ static size_t read_file(const char *path, char *bytes, size_t room)
 	return size < room ? size : 0;
 }
 
-/* Whether the firmware's list of Machine Owner Keys, as shim leaves it, has the key. */
+/* Whether the list of Machine Owner Keys that shim exports has the key. */
 static bool enrolled(void)
 {
 	static char keys[1 << 16], key[1 << 13];
@@ -341,7 +341,7 @@ static char *why_no_device(void)
 	return explain(how_to_build(), "no module for Linux %s", release());
 }
 
-/* Not getgrgid(): in a static program that needs the shared C library. */
+/* Not getgrgid(): a static program would need the shared C library for it. */
 static char *group_name(gid_t gid)
 {
 	FILE *file = fopen("/etc/group", "re");
@@ -393,7 +393,7 @@ char *why_not_open(int error)
 }
 
 /*
- * doctor: a line for each check
+ * doctor: prints a line for each check
  */
 
 static struct json_object *results;	/* NULL: text */
@@ -433,7 +433,10 @@ static void check_device(int error)
 						   group_name(node.st_gid)));
 }
 
-/* What serves a second device beside mainline's driver, or how to load it; "" if nothing. */
+/*
+ * Returns how to use the module's device next to mainline's driver, or how to load the
+ * module; "" without a module.
+ */
 static const char *beside_mainline(void)
 {
 	char name[64] = "";
@@ -484,7 +487,7 @@ static void check_module(enum driver driver)
 		report("module", false, explain(how_to_build(), "none for Linux %s", release()));
 }
 
-/* Mainline's driver, and the boot parameter that disables it. */
+/* Checks for mainline's driver, and for the boot parameter that disables it. */
 static void check_boot(enum driver driver)
 {
 	bool builtin = built_in() && (driver != DRIVER_UDMABUF || loaded_module());
@@ -551,7 +554,7 @@ int doctor(int argc, char **argv)
 	if (dev >= 0)
 		driver = which_driver(dev);
 	if (kernel_too_old()) {
-		/* Nothing else would help. */
+		/* No other check can help on this kernel. */
 		report("kernel", false, why_no_device());
 	} else {
 		report("kernel", true, format("Linux %s", release()));

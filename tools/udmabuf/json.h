@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* json-c, or without it what compiles in its place and is never called. */
+/* json-c, or without it stubs that are never called. */
 #ifndef UDMABUFCTL_JSON_H
 #define UDMABUFCTL_JSON_H
 
@@ -22,7 +22,7 @@ struct json_object;
 #define JSON_C_TO_STRING_NOSLASHESCAPE		0
 #endif
 
-/* Without json-c json_wanted() has refused --json already. */
+/* Not called without json-c: json_wanted() refuses --json. */
 static inline int print_json(struct json_object *object)
 {
 	return puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY |

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A BPF iterator over all dma-bufs, as Linux has it from 6.16 on. */
+/* BPF iterator over all dma-bufs; needs Linux 6.16 or later. */
 #include <linux/bpf.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "list.bpf.h"
 
-/* The kernel's types as far as this reads them; libbpf adapts the offsets. */
+/* The kernel's types, with only the fields read here; libbpf relocates the offsets. */
 #define relocated	__attribute__((preserve_access_index))
 
 struct inode {

@@ -2,7 +2,7 @@
 #ifndef LIST_BPF_H
 #define LIST_BPF_H
 
-/* What list.bpf.c writes for each dma-buf. */
+/* The record that list.bpf.c writes for each dma-buf. */
 struct list_record {
 	unsigned long long ino;
 	unsigned long long size;

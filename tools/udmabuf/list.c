@@ -43,10 +43,10 @@ struct dmabuf {
 
 static struct dmabuf *dmabufs;
 static size_t ndmabufs;
-static bool all_known;		/* also the buffers that no process holds */
+static bool all_known;		/* includes buffers that no process holds */
 static bool devices_known;
 
-/* The array with room for one more entry of @size bytes. */
+/* Returns @array reallocated with a zeroed entry of @size bytes appended. */
 static void *grow(void *array, size_t count, size_t size)
 {
 	array = realloc(array, (count + 1) * size);
@@ -68,7 +68,7 @@ static struct dmabuf *find_dmabuf(unsigned long long ino)
 	return &dmabufs[ndmabufs++];
 }
 
-/* Names can contain any bytes. Do not let a terminal interpret them. */
+/* Copies one line. Names can have any bytes: replace bytes that a terminal interprets. */
 static void set_text(char *to, size_t room, const char *from)
 {
 	snprintf(to, room, "%s", from);
@@ -90,7 +90,7 @@ static void read_comm(int pid, char *comm, size_t room)
 	set_text(comm, room, line);
 }
 
-/* Processes come one after the other: @pid is the last holder or a new one. */
+/* Called process by process: @pid is the last holder in the list, or new. */
 static struct holder *find_holder(struct dmabuf *dmabuf, int pid)
 {
 	struct holder *holder = dmabuf->holders + dmabuf->nholders - 1;
@@ -104,7 +104,7 @@ static struct holder *find_holder(struct dmabuf *dmabuf, int pid)
 	return holder;
 }
 
-/* The name comes last, so that what it contains is taken for no other line. */
+/* Stops at the name, the last field: a name with newlines could fake other fields. */
 static void read_fdinfo(int pid, const char *fd)
 {
 	char *path = format("/proc/%d/fdinfo/%s", pid, fd), line[256];
@@ -151,7 +151,7 @@ static void read_fds(int pid)
 		closedir(dir);
 }
 
-/* A mapping of a buffer whose file descriptors are closed has its name, if any. */
+/* Finds mapped buffers, even without a file descriptor; the name is in the path. */
 static void read_maps(int pid)
 {
 	char *path = format("/proc/%d/maps", pid), line[512];
@@ -192,7 +192,7 @@ static void read_processes(void)
 	closedir(proc);
 }
 
-/* A file of list_record, or NULL. */
+/* Returns a file of struct list_record, or NULL. */
 static FILE *iterate(void)
 {
 #ifdef HAVE_BPF
@@ -228,8 +228,9 @@ static void read_iterator(void)
 }
 
 /*
- * Fields before the exporter's name take 36 bytes or more, more than a buffer's name can:
- * so no name passes for a buffer.
+ * Parses a line about a buffer; returns NULL for other lines. The fields before the
+ * exporter's name have at least 36 bytes, more than a buffer's name, so a name with
+ * newlines cannot fake such a line.
  */
 static struct dmabuf *parse_bufinfo(const char *line)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Passing a buffer on: to a command, over a socket, from and to the standard streams. */
+/* Passing a buffer to a command or over a socket; copying to and from standard streams. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <err.h>
@@ -19,13 +19,13 @@
 
 #include "udmabufctl.h"
 
-#define BUFFER_FD	3	/* a command's, and the default of cat and write */
+#define BUFFER_FD	3	/* for commands; default of cat and write */
 
 static const struct option only_help[] = { { "help", no_argument, NULL, 'h' }, {} };
 
 static int run_with(int buffer, char **command)
 {
-	/* Not the original, which is closed on exec. */
+	/* The original descriptor is closed on exec. */
 	if (buffer == BUFFER_FD ? fcntl(buffer, F_SETFD, 0) : dup2(buffer, BUFFER_FD) < 0)
 		err(1, "cannot make the buffer file descriptor %d", BUFFER_FD);
 	execvp(command[0], command);
@@ -65,7 +65,7 @@ static int new_socket(void)
 	return sock;
 }
 
-/* A message that carries a file descriptor, with all that it points to. */
+/* A message with a file descriptor, and the memory that it refers to. */
 struct parcel {
 	union {
 		char room[CMSG_SPACE(sizeof(int))];
@@ -126,7 +126,7 @@ static void connect_to(int sock, const struct sockaddr_un *address)
 	if (!connect(sock, (const struct sockaddr *)address, sizeof(*address)))
 		return;
 	if (errno == ENOENT || errno == ECONNREFUSED)
-		errx(1, "cannot connect to %s: nobody listens (run first: udmabufctl send %s)",
+		errx(1, "cannot connect to %s: no process listens (run first: udmabufctl send %s)",
 		     address->sun_path, address->sun_path);
 	err(1, "cannot connect to %s", address->sun_path);
 }
@@ -223,7 +223,7 @@ int cat(int argc, char **argv)
 
 	cpu_access(buffer, DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ);
 	map = map_buffer(buffer, PROT_READ, &size);
-	/* write() copies from such a mapping; it cannot pin its pages. */
+	/* write() must copy from the mapping, whose pages cannot be pinned. */
 	for (done = 0; done < size; done += n) {
 		n = write(STDOUT_FILENO, map + done, size - done);
 		if (n < 0)

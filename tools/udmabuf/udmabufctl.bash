@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# Completion of udmabufctl for bash. Commands and options are those that its help names.
+# bash completion for udmabufctl. Takes the commands and options from udmabufctl's help.
 
 _udmabufctl()
 {

@@ -14,16 +14,16 @@
 
 /* udmabufctl.c */
 
-/* Exits with 2; names the command whose help to read. */
+/* Prints a message that refers to the current command's help, and exits with 2. */
 __printf(1, 2) noreturn void usage_error(const char *format, ...);
 /* getopt_long() with this program's messages; --help prints the command's help. */
 int next_option(int argc, char **argv, const char *shorts, const struct option *longs);
 void no_more_arguments(char **argv);
-/* For a command whose only option is --json: whether it was given. */
+/* Parses the arguments of a command that has only the option --json; whether given. */
 bool json_wanted(int argc, char **argv);
-/* Like asprintf(); exits without memory. */
+/* Like asprintf(); exits if out of memory. */
 __printf(1, 2) char *format(const char *template, ...);
-/* "REASON (TODO)" */
+/* Returns "REASON (TODO)". */
 __printf(2, 3) char *explain(const char *todo, const char *reason, ...);
 
 /* device.c */
@@ -36,16 +36,16 @@ enum driver { DRIVER_UNKNOWN, DRIVER_UDMABUF, DRIVER_MAINLINE };
 
 struct quota {
 	enum { QUOTA_LIMITED, QUOTA_UNLIMITED, QUOTA_EXEMPT, QUOTA_UNUSED } kind;
-	bool used_known;		/* if not, enough is left for the largest buffer */
+	bool used_known;		/* if false, enough is left for the largest buffer */
 	unsigned long long limit;	/* bytes */
 	unsigned long long used;
 };
 
 const char *device_path(void);
-/* Exits with an explanation if the device cannot be opened. */
+/* Exits with the reason and the remedy if the device cannot be opened. */
 int open_device(void);
 enum driver which_driver(int dev);
-/* The parameter of that driver's module, or -1. */
+/* Returns the value of a parameter of @driver's module, or -1 if unknown. */
 long long parameter(enum driver driver, const char *name);
 struct quota read_quota(int dev);
 char *quota_text(const struct quota *quota);
@@ -56,7 +56,7 @@ int info(int argc, char **argv);
 
 /* doctor.c */
 
-/* What prevents open() of the device, and what to do; @error is its errno. */
+/* Explains @error, the errno of opening the device, with the remedy. */
 char *why_not_open(int error);
 int doctor(int argc, char **argv);
 
@@ -69,7 +69,7 @@ int list(int argc, char **argv);
 struct request {
 	const char *file;	/* NULL: standard input */
 	const char *name;
-	size_t size;		/* 0: as much as is read */
+	size_t size;		/* 0: the size of the input */
 	unsigned int pieces;	/* entries of the list */
 	bool rdonly;
 	bool memfd;
@@ -79,7 +79,7 @@ struct request {
 struct request parse_request(int argc, char **argv);
 /* Returns a dma-buf that is closed on exec; exits on failure. */
 int create_buffer(const struct request *request);
-/* Reads until @memory is full or the file ends. @name is for the message. */
+/* Reads up to @size bytes until end of file; returns their number. @name: for messages. */
 size_t fill(int fd, const char *name, char *memory, size_t size);
 
 /* pass.c */

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For LD_PRELOAD: damages each list of pieces that QEMU passes to /dev/udmabuf. A demo
- * that does not fail with it compares nothing. The environment variable BREAK is
+ * Library for LD_PRELOAD that damages each list of pieces that QEMU passes to
+ * /dev/udmabuf, to verify that the demos detect a wrong picture. The environment
+ * variable BREAK selects the damage:
  *
- *   swap  to exchange the first and the last piece, or
- *   page  to take the piece in the middle from one page below its place.
+ *   swap  exchanges the first and the last piece
+ *   page  shifts the piece in the middle down by one page
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -57,7 +58,7 @@ int ioctl(int fd, unsigned long cmd, ...)
 	va_start(ap, cmd);
 	arg = va_arg(ap, void *);
 	va_end(ap);
-	/* QEMU's cmd may have been an int */
+	/* cmd may be sign-extended: QEMU has it in an int */
 	if (how && (unsigned int)cmd == UDMABUF_CREATE_IOVEC)
 		damage_iovecs(arg, how);
 	if (how && (unsigned int)cmd == UDMABUF_CREATE_LIST)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the guest of demo-chain shows: a picture in the scattered memory of
- * samples/udmabuf/emulator.c, which the guest's virtio-gpu imports and scans out.
- * The second frame is drawn by stores to that memory. The display's update call
- * (DIRTYFB) follows, which makes virtio-gpu send one RESOURCE_FLUSH and no bytes.
+ * The program in demo-chain's guest: shows a picture in the scattered memory of
+ * samples/udmabuf/emulator.c. The guest's virtio-gpu imports the dma-buf and scans it
+ * out. The program draws the second frame by stores to that memory, and then calls
+ * DIRTYFB, which makes virtio-gpu send one RESOURCE_FLUSH and no pixels.
  */
 #include <err.h>
 #include <stdio.h>

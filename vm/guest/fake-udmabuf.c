@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For LD_PRELOAD: has QEMU find a /dev/udmabuf where there is none. The buffers are empty
- * memfds of the right size, so the screen is black, but the guest's virtio-gpu gets
- * the answers it would get. For tests of what goes on in the guest.
+ * Library for LD_PRELOAD that simulates /dev/udmabuf for QEMU, for tests of the guest's
+ * kernel on a host without the device. The buffers are empty memfds of the right size: the
+ * screen is black, but virtio-gpu in the guest gets the same responses.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -64,7 +64,7 @@ int ioctl(int fd, unsigned long cmd, ...)
 	va_start(ap, cmd);
 	arg = va_arg(ap, void *);
 	va_end(ap);
-	/* QEMU's cmd may have been an int */
+	/* cmd may be sign-extended: QEMU has it in an int */
 	if (fd >= 0 && fd == device && (unsigned int)cmd == UDMABUF_CREATE_LIST)
 		return create(arg);
 	return next(fd, cmd, arg);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * frames blob|copy: what the guest of demo-chain -c shows, for the host to count what
- * that costs. The frames of "blob" lie in malloc'ed memory, in pages that lie apart,
- * and virtio-gpu imports a dma-buf of them. Those of "copy" lie in a dumb buffer, as
- * without blob resources, which virtio-gpu has QEMU copy.
+ * frames blob|copy: the program in demo-chain -c's guest. The host counts instructions
+ * per frame. "blob" draws into malloc'ed pages that are not contiguous; virtio-gpu
+ * imports a dma-buf of them. "copy" draws into a dumb buffer, from which QEMU copies each
+ * frame, as without blob resources.
  *
- * There are three parts, each as long as the others: "idle" only sleeps, "stores" also
- * draws each frame, and "frames" also updates the display. A frame is one colour. At the
- * begin and at the end of a part "count PART FRAMES" is printed and a line on stdin
- * awaited. "frames" comes twice: what is done for the first time does not count.
+ * The program runs parts of equal length: "idle" only sleeps, "stores" also draws each
+ * frame, and "frames" also updates the display. A frame has one colour. At the start and
+ * at the end of a part the program prints "count PART FRAMES" and waits for a line on
+ * stdin. A part "first", the same as "frames", warms up and is not counted.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -30,7 +30,7 @@
 #define WIDTH	800
 #define HEIGHT	600
 #define FRAMES	8
-#define PERIOD	500000	/* us, more than a frame takes anywhere */
+#define PERIOD	500000	/* us, longer than a frame takes */
 
 #define PAGE	4096
 #define WORDS	(PAGE / sizeof(__u32))
@@ -38,7 +38,7 @@
 
 static __u32 *page[PAGES];
 
-/* Every other page of twice the memory, backwards */
+/* The buffer has every second page of the memory, in reverse order. */
 static __u32 import_pages(const struct display *d)
 {
 	char *memory = aligned_alloc(PAGE, 2 * PAGES * PAGE);
@@ -49,7 +49,7 @@ static __u32 import_pages(const struct display *d)
 
 	create = calloc(1, sizeof(*create) + PAGES * sizeof(create->iovs[0]));
 	if (dev < 0 || !memory || !create)
-		err(1, "cannot make a buffer");
+		err(1, "cannot prepare a buffer from /dev/udmabuf");
 	create->flags = UDMABUF_FLAGS_CLOEXEC;
 	create->niov = PAGES;
 	for (i = 0; i < PAGES; i++) {
@@ -101,7 +101,7 @@ static void wait_for_counter(const char *part)
 
 	printf("count %s %d\n", part, FRAMES);
 	if (!fgets(line, sizeof(line), stdin))
-		errx(1, "nobody counts");
+		errx(1, "%s: end of file on stdin, expected a line from the host", part);
 }
 
 static void run(const struct display *d, const char *part, bool stores, bool updates)

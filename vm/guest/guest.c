@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * All that runs in the guest of demo-qemu: its PID 1, which shows two frames on
- * its virtio-gpu, the second of them larger and in memory that lies about in
- * single pages. After each it prints "frame N shown" and waits for a line on the
- * console; then it shuts the guest down.
+ * The only program in demo-qemu's guest, its PID 1: shows two frames on the guest's
+ * virtio-gpu. The second is larger, and in memory fragmented into single pages. After
+ * each frame the program prints "frame N shown" and waits for a line on the console.
+ * Then it shuts the guest down.
  *
  * With a frame number as its argument it prints that frame as a PPM picture.
  */
@@ -22,7 +22,7 @@
 #include "display.h"
 #include "picture.h"
 
-#define RESERVE	(2 << 20)	/* bytes that must stay free, or the kernel kills us */
+#define RESERVE	(2 << 20)	/* bytes left free, to avoid an OOM kill */
 
 static const struct story stories[] = {
 	{
@@ -56,7 +56,7 @@ struct buffer {
 	size_t size;
 };
 
-/* Takes all memory in single pages and gives every second one back. */
+/* Allocates all memory in single pages, and frees every second page. */
 static void fragment_memory(void)
 {
 	long page = sysconf(_SC_PAGESIZE);
@@ -136,7 +136,7 @@ static void wait_for_reader(int frame)
 
 	printf("frame %d shown\n", frame);
 	if (!fgets(line, sizeof(line), stdin))
-		errx(1, "nobody looked at frame %d", frame);
+		errx(1, "frame %d: end of file on stdin, expected a line", frame);
 }
 
 int main(int argc, char **argv)

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * importer PID INODE WIDTH HEIGHT FILE.ppm: what a device of the VM sees that imports a
- * dma-buf which that process has open. Prints the number of its segments as name=value,
- * and to FILE.ppm what the device reads there.
- * The device is the one of the selftests' test module.
+ * importer PID INODE WIDTH HEIGHT FILE.ppm: import a dma-buf that process PID has open
+ * into the test device of the selftests' module. Prints the number of segments as
+ * name=value, and writes the pixels that the device reads to FILE.ppm.
  */
 #include <dirent.h>
 #include <err.h>
@@ -39,7 +38,7 @@ static int take_dmabuf(const char *pid, ino_t inode)
 		if (fstatat(dirfd(dir), entry->d_name, &stat, 0) || stat.st_ino != inode)
 			continue;
 		dmabuf = syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
-		/* Inodes of other file systems may have the number, too. */
+		/* A file of another file system may have the same inode number. */
 		if (dmabuf >= 0 && lseek(dmabuf, 0, SEEK_END) <= 0) {
 			close(dmabuf);
 			dmabuf = -1;

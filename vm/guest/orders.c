@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests with virtio-gpu as the importer: it attaches dynamically, pins the buffer
- * and makes a blob of guest memory of it. What a program holds of a buffer that is
- * on the screen is released in every order:
+ * orders [N]: tests with virtio-gpu as the importer. It attaches dynamically, pins the
+ * buffer and makes a blob of guest memory from it. The tests release the objects of a
+ * buffer that is on the screen in every order:
  *
- *   M  the memory is unmapped          F  the framebuffer is removed
- *   D  the dma-buf is closed           X  the DRM device is closed
- *   G  the GEM handle is closed        C  the display is turned off
+ *   M  unmap the memory                F  remove the framebuffer
+ *   D  close the dma-buf               X  close the DRM device
+ *   G  close the GEM handle            C  turn the display off
  *
- * After X there is nothing left for G, F and C to release, and after F the display is
- * off. G, F and C may also be left to X. After each order all counters must be what
- * they were before.
+ * X also releases the objects of G, F and C, so these cannot follow X. F turns the
+ * display off, so C cannot follow F. After each order all counters must have their
+ * previous values.
  *
- * RLIMIT_MEMLOCK is the size of the largest buffer of a test and CAP_IPC_LOCK is
- * dropped, so that a charge that was not returned would fail the next create.
+ * RLIMIT_MEMLOCK is the size of a test's buffers and CAP_IPC_LOCK is dropped, so that
+ * the next create fails if a charge was not returned.
  *
- * The output is TAP. An argument N has each test that repeats itself make only every
- * Nth turn.
+ * The output is TAP. With an argument N a test that repeats itself runs only every Nth
+ * turn.
  */
 #include <err.h>
 #include <errno.h>
@@ -49,12 +49,12 @@
 #define HEIGHT	480
 #define SIZE	((size_t)WIDTH * HEIGHT * 4)
 #define CARD	"/dev/dri/card0"
-#define SETTLE	200	/* times 10 ms for what is released late */
+#define SETTLE	200	/* times 10 ms to wait for late releases */
 
 #define MAX_STEPS	6
 
 struct buffer {
-	char *memory;	/* twice SIZE: every other page is in the buffer */
+	char *memory;	/* twice SIZE: every second page is in the buffer */
 	int dmabuf;
 	__u32 handle, framebuffer;
 };
@@ -63,7 +63,7 @@ static size_t page_size;
 static int every = 1;
 static bool failed;
 
-/* Ends a child; in the parent, the test that runs goes on as failed. */
+/* Prints a message with errno, and marks the test as failed; the test goes on. */
 static void fail(const char *fmt, ...)
 {
 	va_list ap;
@@ -86,7 +86,10 @@ struct counters {
 
 static struct counters before;
 
-/* The number in the line of that format, which ends in %n; 0 without such a line */
+/*
+ * Returns the sum of the numbers in lines that match @format, which must end in %n.
+ * Returns 0 without such a line.
+ */
 static long number_in(const char *path, const char *format)
 {
 	FILE *f = fopen(path, "r");
@@ -119,7 +122,7 @@ static void count(struct counters *c)
 	c->vmpin = number_in("/proc/self/status", "VmPin: %ld%n");
 }
 
-/* What is expected, or it may yet come: the last reference is dropped late. */
+/* Waits for the expected counters: the kernel may drop the last reference late. */
 static bool counters_are(long pinned, long objects, long attached)
 {
 	struct counters c;
@@ -152,9 +155,9 @@ static bool nothing_left(void)
 	return !c.vmpin;
 }
 
-/* The steps of a buffer's life */
+/* Steps that create and release a buffer */
 
-/* The dma-buf, or -1 and errno */
+/* Returns the dma-buf, or -1 and errno. */
 static int try_buffer(struct buffer *b, __u32 flags)
 {
 	size_t i, n = SIZE / page_size;
@@ -166,7 +169,7 @@ static int try_buffer(struct buffer *b, __u32 flags)
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	create = calloc(1, sizeof(*create) + n * sizeof(create->iovs[0]));
 	if (dev < 0 || b->memory == MAP_FAILED || !create)
-		err(1, "cannot make a buffer");
+		err(1, "cannot prepare a buffer from /dev/udmabuf");
 	create->flags = UDMABUF_FLAGS_CLOEXEC | flags;
 	create->niov = n;
 	for (i = 0; i < n; i++) {
@@ -239,7 +242,7 @@ static bool open_display(struct display *d)
 	       check(!display_find_mode(d, WIDTH, HEIGHT));
 }
 
-/* On the screen, and in use by nobody but us */
+/* Creates the only buffer and shows it on the screen. */
 static bool show(struct buffer *b, struct display *d)
 {
 	return make_buffer(b, 0) && open_display(d) && import(b, d->fd) &&
@@ -310,7 +313,7 @@ static bool can_follow(const char *order, char step, bool off)
 	return strchr("MD", step) || !strchr(order, 'X');
 }
 
-/* Calls one_order() with @order, @n steps long, and what can be put behind it. */
+/* Calls one_order() for each complete order that starts with the @n steps of @order. */
 static void orders(char *order, unsigned int n, bool off)
 {
 	static const char steps[] = "MDGFCX";
@@ -415,9 +418,9 @@ static void killed_at_each_stage(void)
 		}
 }
 
-/* What else an importer does with a buffer */
+/* Other operations with an importer */
 
-/* A DRM file imports a dma-buf once. Another file makes an import of its own. */
+/* A DRM file imports a dma-buf once. Another file makes a second import. */
 static void imported_more_than_once(void)
 {
 	struct buffer b, again, other;
@@ -448,7 +451,7 @@ static bool sync_buffer(const struct buffer *b, __u64 flags)
 	return check(!ioctl(b->dmabuf, DMA_BUF_IOCTL_SYNC, &sync));
 }
 
-/* What an import leaves in the buffer would be in the way of the next, and of a sync. */
+/* State that an import leaves in the buffer would fail the next import or a sync. */
 static void imported_again_after_its_end(void)
 {
 	struct display d;
@@ -481,7 +484,7 @@ static void give_back(const struct buffer *b, const struct display *d)
 	nothing_left();
 }
 
-/* Two buffers take turns on the screen; the one that is not there may go. */
+/* Two buffers alternate on the screen; the buffer that is not shown can be released. */
 static void replaced_on_the_screen(void)
 {
 	struct buffer a, b;
@@ -514,8 +517,8 @@ static bool all_are(const char *p, char value, size_t size)
 }
 
 /*
- * Memory that the program gives back while the buffer is on the screen: the buffer
- * keeps the pages and what is in them, and the program has others.
+ * The program discards its memory while the buffer is on the screen: the buffer keeps
+ * the pages and their contents, and the program gets new pages.
  */
 static void memory_is_given_back_meanwhile(void)
 {
@@ -543,7 +546,7 @@ static void memory_is_given_back_meanwhile(void)
 	nothing_left();
 }
 
-/* An update's fence is in the buffer's reservation: whoever waits for it gets on. */
+/* An update adds a fence to the buffer's dma_resv. Waits for the fence must end. */
 static void waits_for_the_display_end(void)
 {
 	struct display d;
@@ -584,7 +587,7 @@ static void read_only_is_refused(void)
 	give_back(&b, &d);
 }
 
-/* The child has a copy of the memory; what is shown is the parent's. */
+/* The child gets a copy of the memory; the buffer keeps the parent's pages. */
 static void forked_meanwhile(void)
 {
 	struct display d;
@@ -616,7 +619,7 @@ static void forked_meanwhile(void)
 	give_back(&b, &d);
 }
 
-/* The quota, without which nothing here would notice a charge that stays */
+/* Verifies the quota, by which the other tests detect a charge that is not returned. */
 static void a_page_over_the_quota_is_refused(void)
 {
 	struct rlimit limit = { SIZE - page_size, RLIM_INFINITY }, old;
@@ -662,7 +665,7 @@ static void drop_ipc_lock(void)
 		err(1, "capset");
 }
 
-/* In a child: what a failed test leaves must not fail the next. */
+/* Runs a test in a child, so that objects left by a failed test do not fail the next. */
 static bool run(unsigned int i)
 {
 	struct rlimit limit = { tests[i].buffers * SIZE, RLIM_INFINITY };
