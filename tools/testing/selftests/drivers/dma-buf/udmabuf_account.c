@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who pays: every page of a buffer, as often as it is named, against
- * RLIMIT_MEMLOCK of the creator's user, until the last reference is gone; and
- * VmPin of the creating process in any case.
+ * Accounting: each page of a buffer, as often as it is named, is charged to
+ * RLIMIT_MEMLOCK of the creator's user until the last reference is gone. Each
+ * page also counts in VmPin of the creating process.
  *
- * The payers are children that become an ordinary user.
+ * The creators are children that become an ordinary user.
  */
 #include <glob.h>
 
@@ -45,10 +45,10 @@ FIXTURE_TEARDOWN(account)
 			__VA_ARGS__;					\
 			_exit(0);					\
 		}							\
-		EXPECT_EQ(0, reap(__pid)) TH_LOG("as user %d", uid);	\
+		EXPECT_EQ(0, reap(__pid)) TH_LOG("block failed as user %d", uid);	\
 	})
 
-/* Of @uid's quota @npages are left, and no more. */
+/* Expect that @uid has exactly @npages of its quota left. */
 #define EXPECT_QUOTA_LEFT(uid, npages)					\
 	AS_USER(uid, CHILD_CHECK(quota_left_is(self->dev, npages)))
 
@@ -98,7 +98,7 @@ TEST_F(account, read_only_buffers_count)
 	});
 }
 
-/* Guards a huge size: its sum with what is charged must not wrap. */
+/* Guards against overflow: a huge size plus the pages already charged. */
 TEST_F(account, huge_size_with_something_charged)
 {
 	AS_USER(NOBODY_UID, {
@@ -119,8 +119,8 @@ TEST_F(account, no_limit_no_refusal)
 }
 
 /*
- * CAP_IPC_LOCK spares the user at creation. Guards an uncharge of what was
- * never charged: the quota must not grow by it.
+ * A create with CAP_IPC_LOCK is not charged. Guards against uncharging such a
+ * buffer, which would enlarge the quota.
  */
 TEST_F(account, cap_ipc_lock_bypasses)
 {
@@ -139,7 +139,7 @@ TEST_F(account, cap_ipc_lock_bypasses)
 	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
 }
 
-/* And of what was charged, when the capability came later. */
+/* A charged buffer is uncharged even if the capability was gained later. */
 TEST_F(account, capability_at_close_does_not_matter)
 {
 	int buf;
@@ -152,7 +152,7 @@ TEST_F(account, capability_at_close_does_not_matter)
 	EXPECT_TRUE(quota_left_is(self->dev, LIMIT));
 }
 
-/* A process cannot escape by forking. */
+/* A forked process has no quota of its own. */
 TEST_F(account, all_processes_of_a_user_share_the_quota)
 {
 	pid_t pid = fork();
@@ -174,7 +174,7 @@ TEST_F(account, all_processes_of_a_user_share_the_quota)
 
 /*
  * The charge stays with the creator's user wherever the fd goes: here to root,
- * and the creator is long gone.
+ * after the creator has exited.
  */
 TEST_F(account, charge_follows_the_creator_until_the_receiver_closes)
 {
@@ -197,7 +197,7 @@ TEST_F(account, charge_follows_the_creator_until_the_receiver_closes)
 	EXPECT_QUOTA_LEFT(NOBODY_UID, LIMIT);
 }
 
-/* A mapping is a reference as good as an fd. */
+/* A mapping is a reference, like an fd. */
 TEST_F(account, charge_lasts_as_long_as_a_mapping)
 {
 	int buf;
@@ -256,7 +256,7 @@ static void fail_in_every_way(int dev, char *mem, size_t page)
 	CHILD_CHECK(!setrlimit(RLIMIT_NOFILE, &no_fds));
 }
 
-/* Guards each error path: what it charged, it gives back. */
+/* Guards the error paths: each must uncharge all pages it charged. */
 TEST_F(account, failures_give_back)
 {
 	AS_USER(NOBODY_UID, {
@@ -278,7 +278,7 @@ TEST_F(account, refused_file_gives_back)
 	});
 }
 
-/* VmPin counts for everybody, with the capability too */
+/* VmPin counts for every process, also with the capability */
 
 TEST_F(account, vmpin_shows_every_page)
 {
@@ -297,7 +297,7 @@ TEST_F(account, vmpin_shows_every_page)
 	EXPECT_EQ(before, vmpin_kib());
 }
 
-/* Guards an uncharge of whoever happens to close: it is the creator's VmPin. */
+/* Guards against uncharging the process that closes: VmPin is the creator's. */
 TEST_F(account, vmpin_is_the_creators_wherever_it_is_closed)
 {
 	long before = vmpin_kib();
@@ -318,7 +318,7 @@ TEST_F(account, vmpin_is_the_creators_wherever_it_is_closed)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* The kernel's own count of pinned pages. */
+/* Pinned pages as counted by the kernel */
 TEST_F(account, every_page_is_pinned_once)
 {
 	long before = pinned_pages();
@@ -329,22 +329,22 @@ TEST_F(account, every_page_is_pinned_once)
 	EXPECT_EQ(before, pinned_pages());
 }
 
-#if __SIZEOF_LONG__ == 8	/* or there are too few addresses */
+#if __SIZEOF_LONG__ == 8	/* 32 bits: too little address space */
 
 /*
- * Memory of the kernel that buffers and their mappings keep. A memory cgroup limits a
- * caller only if most of it is charged there: what is charged to nobody must be less
- * than what is charged to the caller.
+ * Kernel memory used for buffers and their mappings. A memory cgroup limits a
+ * caller only if most of that memory is charged to it. So the uncharged memory
+ * must be less than the memory charged to the caller.
  */
 
 #define KEPT_FILES	30000
 #define KEPT_NOISE	1024	/* KiB */
-#define KEPT_PIECES	16	/* of the memfd, used in turn: a page has so many pins at most */
+#define KEPT_PIECES	16	/* pieces of the memfd, in turn: a page's pins are limited */
 
 /* KiB */
 struct kept_memory {
-	long used;		/* of the system's memory */
-	long objects;		/* of the kernel, but not page tables of user space */
+	long used;		/* system memory in use */
+	long objects;		/* kernel memory, without page tables of user space */
 	long charged, charged_objects;
 };
 
@@ -366,13 +366,13 @@ FIXTURE(kept) {
 	struct kept_memory seen;
 	size_t entries;
 	bool vmaps;
-	long nobody, caller;	/* KiB that are charged to them */
+	long nobody, caller;	/* uncharged, and charged to the caller, KiB */
 };
 
 FIXTURE_VARIANT(kept) {
 	size_t count;		/* buffers */
 	size_t entries;
-	size_t npages;		/* of an entry; 0 for a huge page */
+	size_t npages;		/* per entry; 0 for a huge page */
 	bool iovec;
 	enum kept_use use;
 };
@@ -429,8 +429,8 @@ FIXTURE_TEARDOWN(kept)
 }
 
 /*
- * KiB of the page tables that kernel mappings need. They stay when a mapping goes, and
- * the next one finds them there, so that it may not show in the memory that is used.
+ * KiB of page tables that vmaps need. The tables stay after a vunmap and the
+ * next vmap reuses them, so the memory in use may not show them.
  */
 static long vmap_tables_kib(void)
 {
@@ -446,7 +446,7 @@ static long vmap_tables_kib(void)
 	return sum / 1024;
 }
 
-/* KiB of the free pages that each CPU has for itself, which MemFree leaves out. */
+/* KiB of the free pages on per-CPU lists, which MemFree does not count. */
 static long cpus_pages_kib(void)
 {
 	FILE *info = fopen("/proc/zoneinfo", "r");
@@ -461,7 +461,7 @@ static long cpus_pages_kib(void)
 	return sum * (page_size() / 1024);
 }
 
-/* Has free memory that caches keep returned to the system. */
+/* Return free memory held by caches to the system. */
 static void shrink_caches(void)
 {
 	glob_t caches = {};
@@ -475,8 +475,8 @@ static void shrink_caches(void)
 }
 
 /*
- * KiB that are in use of slabs, where free objects of one test are there for the next,
- * and of all else that the kernel allocates other than by the page.
+ * KiB of slab objects in use, and of other kernel memory except plain pages.
+ * Free slab objects are not counted, since the next test reuses them.
  */
 static long objects_kib(void)
 {
@@ -498,8 +498,8 @@ static long objects_kib(void)
 }
 
 /*
- * Each CPU charges the cgroup 64 pages at a time, for what is to come: 8 MiB on two CPUs
- * with pages of 64 KiB. A limit that is too low by a page makes them give back the rest.
+ * Each CPU precharges the memcg by 64 pages: 8 MiB on two CPUs with 64 KiB
+ * pages. A limit that is one page too low returns the unused charge.
  */
 static void uncharge_what_is_to_come(const struct cgroups *groups)
 {
@@ -517,7 +517,7 @@ static struct kept_memory read_memory(const struct cgroups *groups)
 
 	shrink_caches();
 	uncharge_what_is_to_come(groups);
-	/* In memory.stat 64 pages for each CPU may be missing for two seconds. */
+	/* memory.stat may lag by 64 pages per CPU for two seconds. */
 	sleep_ms(page_size() > 4096 ? 2500 : 200);
 	memory.used = text_number("/proc/meminfo", "MemTotal:") -
 		      text_number("/proc/meminfo", "MemFree:") - cpus_pages_kib();
@@ -530,7 +530,7 @@ static struct kept_memory read_memory(const struct cgroups *groups)
 	return memory;
 }
 
-/* Adds what has come since the last look, or only looks. */
+/* Read the counters. With @add, add the growth since the last read. */
 static void look_at_memory(struct _test_data_kept *self, bool add)
 {
 	struct kept_memory before = self->seen, *now = &self->seen;
@@ -542,7 +542,7 @@ static void look_at_memory(struct _test_data_kept *self, bool add)
 	self->caller += now->charged - before.charged;
 	used = now->used - before.used - (now->charged - before.charged);
 	objects = now->objects - before.objects - (now->charged_objects - before.charged_objects);
-	/* In use are also page tables of mappings that are gone. */
+	/* The memory in use also has page tables of vmaps that are gone. */
 	self->nobody += used < objects || self->vmaps ? objects : used;
 }
 
@@ -572,29 +572,32 @@ static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 		return "";
 	case KEPT_MAP:
 		return _attach(imp, buf, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map) ?
-		       "map" : "";
+		       "an importer cannot attach or map the buffer" : "";
 	case KEPT_VMAP:
-		return _vmap(imp) ? "vmap" : "";
+		return _vmap(imp) ? "an importer cannot vmap the buffer" : "";
 	case KEPT_AFTER_VUNMAP:
 		return _attach(imp, buf, 0, 0) || _vmap(imp) || ioctl(imp, IMPORTER_VUNMAP) ||
-		       _detach(imp) ? "vmap" : "";
+		       _detach(imp) ? "attach, vmap, vunmap or detach failed" : "";
 	case KEPT_MMAP:
 		user = _map_buf(buf, len, PROT_READ, 0);
 		for (off = 0; user != MAP_FAILED && off < len; off += page_size())
 			(void)*(volatile char *)(user + off);
-		return user == MAP_FAILED ? "mmap" : "";
+		return user == MAP_FAILED ? "mmap() of the buffer failed" : "";
 	}
 	return "";
 }
 
-/* An importer's own memory is none of the buffer's, but what it attaches to keeps some. */
+/*
+ * An importer's own memory is not the buffer's, and is not counted. The memory
+ * of an attachment is the buffer's, and counts except for KEPT_VMAP.
+ */
 static const char *keep(struct _test_data_kept *self, const struct _fixture_variant_kept *variant)
 {
 	static int bufs[KEPT_FILES], imps[KEPT_FILES];
 	const char *wrong = "";
 	size_t i;
 
-	/* The test's own memory comes before the first look. */
+	/* Allocate the test's own memory before the first read. */
 	memset(kept_items, 1, sizeof(kept_items));
 	memset(kept_iovs, 1, sizeof(kept_iovs));
 	memset(bufs, 1, sizeof(bufs));
@@ -609,7 +612,7 @@ static const char *keep(struct _test_data_kept *self, const struct _fixture_vari
 	for (i = 0; variant->use && i < variant->count; i++) {
 		imps[i] = importer_open();
 		if (variant->use == KEPT_VMAP && _attach(imps[i], bufs[i], 0, 0))
-			return "attach";
+			return "an importer cannot attach the buffer";
 	}
 	look_at_memory(self, false);
 	for (i = 0; !*wrong && i < variant->count; i++)
@@ -624,7 +627,7 @@ TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 300)
 	if (kernel_before(6, 11) && !variant->iovec && variant->entries > 1024)
 		SKIP(return, "each entry has the memfd mapped, which takes too long");
 	ASSERT_STREQ("", keep(self, variant));
-	TH_LOG("%zu buffers, %zu bytes each charged to the caller, %zd to nobody: %.2f",
+	TH_LOG("%zu buffers, bytes each: %zu charged to the caller, %zd uncharged: %.2f",
 	       variant->count, self->caller * 1024 / variant->count,
 	       self->nobody * 1024 / (ssize_t)variant->count,
 	       self->nobody / (double)self->caller);
@@ -634,11 +637,11 @@ TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 300)
 #endif
 
 /*
- * The device as udev gives it out on Debian: mode 0660, group kvm; its user as
- * QEMU runs: no capabilities, the usual quota of 8 MiB.
+ * The device with Debian's udev rules: mode 0660, group kvm. Its user runs like
+ * QEMU: no capabilities, the default quota of 8 MiB.
  */
 
-#define KVM_GID		1100	/* any group will do */
+#define KVM_GID		1100	/* any unused group */
 #define USUAL_QUOTA	(8UL << 20)
 
 FIXTURE(group) {
@@ -666,7 +669,7 @@ FIXTURE_TEARDOWN(group)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Run the block as a user that is in the group @gid as well. */
+/* Run the block as a user with the additional group @gid. */
 #define AS_MEMBER(gid, ...)						\
 	({								\
 		gid_t __gid = gid;					\
@@ -690,7 +693,7 @@ TEST_F(group, others_cannot_open_the_device)
 	});
 }
 
-/* A guest's display: much memory in a memfd, in more pieces than mainline takes. */
+/* A guest's display: a large memfd, in more pieces than mainline accepts. */
 TEST_F(group, member_exports_guest_memory_from_a_memfd)
 {
 	size_t len = 2 * USUAL_QUOTA, npages = len / self->page, i;
@@ -717,7 +720,7 @@ TEST_F(group, member_exports_guest_memory_from_a_memfd)
 	munmap(mem, len);
 }
 
-/* The same from memory of its own is what the quota is for. */
+/* For memory of its own the member is limited by the quota. */
 TEST_F(group, member_pins_own_memory_up_to_the_usual_quota)
 {
 	char *mem = anon_small(USUAL_QUOTA + self->page);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What mainline's driver gets wrong when a buffer is made of memfds. Each of
- * these tests fails on it (Linux 7.3), some only with swiotlb=force on the
- * kernel command line. Some make it warn or oops.
+ * Defects of mainline's driver for buffers of memfds. Each test fails on it
+ * (Linux 7.3), some only with swiotlb=force on the kernel command line. Some
+ * trigger a warning or an oops.
  */
 #include <pthread.h>
 
@@ -15,7 +15,7 @@ FIXTURE(defects) {
 	int fd;
 	size_t page;
 	size_t len;
-	char list_limit[16];	/* to be restored */
+	char list_limit[16];	/* value to restore */
 };
 
 FIXTURE_SETUP(defects)
@@ -41,7 +41,7 @@ static char *map_fd(int fd, size_t len, int prot)
 	return mmap(NULL, len, prot, MAP_SHARED, fd, 0);
 }
 
-/* D1: who may only read the memfd gets a buffer to write to. */
+/* D1: a memfd opened for reading only gives a writable buffer. */
 TEST_F(defects, memfd_open_for_reading_is_eacces)
 {
 	struct udmabuf_create_item items[] = {
@@ -52,12 +52,15 @@ TEST_F(defects, memfd_open_for_reading_is_eacces)
 	test_err_create_memfd(EACCES, self->dev, 0, items[1].memfd, 0, self->len);
 	test_err_create_list(EACCES, self->dev, 0, items, 2);
 	EXPECT_NOTHING_KEPT(&self->session);
-	/* What mainline refuses for another reason is refused for that here, too. */
+	/*
+	 * An error that mainline reports for another reason is reported here,
+	 * too.
+	 */
 	test_err_create_memfd(EINVAL, self->dev, 0, items[1].memfd, 0, self->len + self->page);
 	close(test_create_memfd(self->dev, 0, reopen(self->fd, O_RDWR), 0, self->len));
 }
 
-/* D2: what was written into a hole is not dirty, so reclaim throws it away. */
+/* D2: stores into a hole do not dirty its pages, so reclaim discards them. */
 TEST_F(defects, stores_into_holes_survive_reclaim)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -75,9 +78,9 @@ TEST_F(defects, stores_into_holes_survive_reclaim)
 }
 
 /*
- * fallocate() puts pages into the file that are cleared only when somebody uses them.
- * A buffer is such a user: it shows no bytes of freed memory, and no later user of the
- * file clears what was stored through it.
+ * fallocate() adds pages that are cleared at their first use. A create is such
+ * a use: the buffer must not show freed memory, and a later use of the file
+ * must not clear stores made through the buffer.
  */
 TEST_F(defects, fallocated_pages_are_cleared_once)
 {
@@ -92,7 +95,7 @@ TEST_F(defects, fallocated_pages_are_cleared_once)
 	EXPECT_FILLED(mem, self->len, 1);
 }
 
-/* The same by a device, whose stores no page table notices on any kernel. */
+/* D2 with stores of a device, which no page table records on any kernel. */
 TEST_F(defects, device_stores_into_holes_survive_reclaim)
 {
 	struct udmabuf_importer_map map;
@@ -116,7 +119,9 @@ TEST_F(defects, device_stores_into_holes_survive_reclaim)
 	EXPECT_FILLED(mem, self->len, 1);
 }
 
-/* D3: with bounce buffers a CPU access brings back what the first one saw. */
+/*
+ * D3: with bounce buffers, each CPU access restores the bytes of the first one.
+ */
 TEST_F(defects, cpu_access_keeps_the_latest_bytes)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -133,7 +138,9 @@ TEST_F(defects, cpu_access_keeps_the_latest_bytes)
 	test_sync_cpu(buf, SYNC_END(READ));
 }
 
-/* D3: nor is a buffer too large for a bounce buffer that nobody needs. */
+/*
+ * D3: a CPU access fails if the buffer exceeds a bounce buffer. It needs none.
+ */
 TEST_F(defects, cpu_access_needs_no_bounce_buffer)
 {
 	size_t len = 4 << 20;
@@ -151,8 +158,9 @@ TEST_F(defects, cpu_access_needs_no_bounce_buffer)
 }
 
 /*
- * D4: arrays for a size that nobody has asked the memfd about; a warning. Nor
- * are holes of a file larger than memory filled until the OOM killer comes.
+ * D4: mainline allocates arrays for a size it has not compared with the
+ * memfd's, and warns. Nor may a file larger than memory be filled until the OOM
+ * killer runs.
  */
 TEST_F(defects, two_tib_are_refused_without_a_warning)
 {
@@ -168,7 +176,7 @@ TEST_F(defects, two_tib_are_refused_without_a_warning)
 
 #define REPEATED	((long)listed_pages(65536))
 
-/* A list of one page @count times. */
+/* A list of @count entries that name the same @len bytes. */
 static int create_repeated(int dev, int fd, size_t len, size_t count)
 {
 	struct udmabuf_create_item *items = calloc(count, sizeof(*items));
@@ -182,15 +190,15 @@ static int create_repeated(int dev, int fd, size_t len, size_t count)
 	return buf;
 }
 
-/* Mainline's is 1,024. */
+/* Set list_limit; mainline's default is 1,024. */
 static bool set_list_limit(size_t limit)
 {
 	return !write_number(parameter_path("list_limit"), limit);
 }
 
 /*
- * Whether the cgroup's kernel memory has grown by more than @bytes. What is less than 64
- * pages for each CPU shows in memory.stat two seconds later.
+ * Has the cgroup's kernel memory grown by more than @bytes? memory.stat shows
+ * changes below 64 pages per CPU only after two seconds.
  */
 static bool kernel_memory_grew(const struct cgroups *groups, long before, long bytes)
 {
@@ -206,8 +214,8 @@ static bool kernel_memory_grew(const struct cgroups *groups, long before, long b
 }
 
 /*
- * D5: the kernel's memory for a buffer is nobody's. Its lists take at least two
- * words a page here, and the memory cgroup of the creator must show them.
+ * D5: the kernel's memory for a buffer is not charged. The lists of this buffer
+ * take at least two words per page, which the creator's memcg must show.
  */
 TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
 {
@@ -226,7 +234,7 @@ TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
 	cgroups_close(&groups);
 }
 
-/* The same of an importer's list of segments, here of 32 bytes a page. */
+/* D5 for an importer's segments, here 32 bytes per page. */
 TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
 {
 	struct cgroups groups;
@@ -268,7 +276,7 @@ TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 150)
 #define KILLED_LEN	(64UL << 20)
 #define KILLED_TIMES	32
 
-/* D7: a killed create goes on to its end. It may be almost there when we see it: again. */
+/* D7: a create ignores SIGKILL until done. If it was almost done, try again. */
 TEST_F(defects, create_can_be_killed)
 {
 	long all = KILLED_TIMES * KILLED_LEN / self->page, start, at, late;
@@ -286,7 +294,7 @@ TEST_F(defects, create_can_be_killed)
 		late = kill_while_pinning(pid, start, all / 64, &at);
 	} while ((late < 0 || at > all / 4) && --tries);
 	EXPECT_LT(0, tries);
-	EXPECT_GT(all / 2, late) TH_LOG("of %ld pages %ld were pinned late", all, late);
+	EXPECT_GT(all / 2, late) TH_LOG("%ld pages in all, %ld pinned after SIGKILL", all, late);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
@@ -300,11 +308,11 @@ TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
 	long before = vmpte_kib();
 
 	EXPECT_EQ(0, fault_signal(map, false));
-	/* A few tables, of which those of s390x take four pages each, not 256 KiB. */
+	/* Some page tables (four pages each on s390x), and not 256 KiB. */
 	EXPECT_GE(10 * (long)self->page / 1024, vmpte_kib() - before);
 }
 
-/* D11: a negative limit turns it off, and sizes wrap. */
+/* D11: a negative limit disables the limit, and sizes overflow. */
 TEST_F(defects, limits_are_not_negative)
 {
 	static const char * const names[] = { "list_limit", "size_limit_mb" };
@@ -322,7 +330,7 @@ TEST_F(defects, limits_are_not_negative)
 	}
 }
 
-/* D12: the end of an access that did not begin is no error. */
+/* D12: END without START must not be an error. */
 TEST_F(defects, sync_end_without_start)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -331,7 +339,7 @@ TEST_F(defects, sync_end_without_start)
 	EXPECT_EQ(0, _sync_cpu(buf, SYNC_END(READ)));
 }
 
-/* D12: a page that fails later can still be read through the buffer. */
+/* D12: a page that fails later is still readable through the buffer. */
 TEST_F(defects, page_poisoned_later_is_sigbus)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -345,7 +353,7 @@ TEST_F(defects, page_poisoned_later_is_sigbus)
 	munmap(mem, self->len);
 }
 
-/* D14: sealed against new writers, the memfd gets them through the buffer. */
+/* D14: a buffer allows new writers of a memfd that is sealed against them. */
 TEST_F(defects, sealed_memfd_gets_no_new_writers)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -360,7 +368,9 @@ TEST_F(defects, sealed_memfd_gets_no_new_writers)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/* The same where the file has forgotten the first pages, and others come before it. */
+/*
+ * D14 after a hole removed the file's first pages; another memfd comes before.
+ */
 TEST_F(defects, sealed_memfd_with_a_hole_gets_no_new_writers)
 {
 	int other = sealed_memfd(self->page, 0, F_SEAL_SHRINK);
@@ -379,7 +389,10 @@ TEST_F(defects, sealed_memfd_with_a_hole_gets_no_new_writers)
 	test_err_map_buf(EPERM, buf, self->page, PROT_READ | PROT_WRITE, 0);
 }
 
-/* May the buffer of a memfd be mapped for writing once it has lost its pages, and is sealed? */
+/*
+ * Can a buffer be mapped for writing after its memfd lost all pages and was
+ * sealed? True also if the setup fails.
+ */
 static bool sealed_when_empty(int dev, size_t len, unsigned int flags, int seal)
 {
 	int fd = sealed_memfd(len, flags, F_SEAL_SHRINK), other = reopen(fd, O_RDWR);
@@ -396,7 +409,7 @@ static bool sealed_when_empty(int dev, size_t len, unsigned int flags, int seal)
 	       map == MAP_FAILED || !mprotect(map, len, PROT_READ | PROT_WRITE);
 }
 
-/* The same where the file has forgotten all, and is sealed by others and closed. */
+/* D14 after a hole removed all pages, and the seal was added by another fd. */
 TEST_F(defects, sealed_empty_memfd_gets_no_new_writers)
 {
 	size_t huge = hugetlb_size();
@@ -411,9 +424,9 @@ TEST_F(defects, sealed_empty_memfd_gets_no_new_writers)
 }
 
 /*
- * Two at once begin a buffer's first CPU access. Mainline makes a mapping for
- * each and forgets one (its bounce buffer is never given back), or uses an error
- * as a mapping.
+ * Two threads start the first CPU access of a buffer at once. Mainline makes a
+ * mapping for each and leaks one with its bounce buffer, or uses an error
+ * pointer as a mapping.
  */
 #define RACES	500
 
@@ -439,7 +452,7 @@ TEST_F(defects, racing_first_accesses_leave_nothing)
 	if (!swiotlb_forced())
 		SKIP(return, "boot with swiotlb=force");
 	before = text_number(used, "");
-	ASSERT_LE(0, before) TH_LOG("no %s", used);
+	ASSERT_LE(0, before) TH_LOG("cannot read %s", used);
 	pthread_barrier_init(&race_start, NULL, 2);
 	for (i = 0; i < RACES; i++) {
 		buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -451,13 +464,13 @@ TEST_F(defects, racing_first_accesses_leave_nothing)
 	}
 	EXPECT_NOTHING_KEPT(&self->session);
 	after = text_number(used, "");
-	/* Others use some, and they come and go. */
+	/* Other users allocate and free some. */
 	EXPECT_GT(before + (long)(self->len / 2048), after);
 }
 
 /*
- * D12: a page that has failed before is put into the buffer; if it is in the
- * movable zone, the kernel tries for ever to get it out of there.
+ * D12: mainline adds a page that has failed before. If the page is in the
+ * movable zone, the kernel tries forever to migrate it.
  */
 TEST_F(defects, poisoned_page_is_refused)
 {
@@ -470,7 +483,7 @@ TEST_F(defects, poisoned_page_is_refused)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* The same of a huge page, which fails as a whole. */
+/* D12 for a hugetlb page, which fails as a whole. */
 TEST_F(defects, poisoned_huge_page_is_refused)
 {
 	size_t len = 2 * hugetlb_size();
@@ -491,11 +504,11 @@ TEST_F(defects, poisoned_huge_page_is_refused)
 }
 
 /*
- * Holes of a memfd of huge pages. Mainline reserves a page for a hole before it looks
- * if another has filled it meanwhile, and then takes somebody else's reservation, or
- * reports ENOMEM.
+ * Holes of a hugetlb memfd. Mainline reserves a page for a hole before it
+ * checks whether another task has filled the hole. It then uses up another
+ * reservation, or returns ENOMEM.
  */
-#define HOLES	2	/* huge pages of a file, or reserved by somebody else */
+#define HOLES	2	/* huge pages per file, or per reservation */
 #define ROUNDS	40
 
 FIXTURE(holes) {
@@ -511,7 +524,10 @@ FIXTURE(holes) {
 FIXTURE_SETUP(holes)
 {
 	SESSION_OPEN(&self->session);
-	/* They take any huge page, and one of a movable zone cannot be pinned there. */
+	/*
+	 * A page fault may allocate from a movable zone, and the page cannot be
+	 * pinned.
+	 */
 	if (kernel_before(6, 11))
 		SKIP(return, "holes are filled by page faults before Linux 6.11");
 	self->dev = self->session.dev;
@@ -525,8 +541,8 @@ FIXTURE_SETUP(holes)
 }
 
 /*
- * Mainline leaves HugePages_Rsvd below 0 until the next boot, which hides the same fault
- * from the next test: add reservations that nobody uses or gives back.
+ * Mainline leaves HugePages_Rsvd below 0 until reboot, which hides the same
+ * defect from the next test. Add reservations that stay unused.
  */
 static void repair_pool(const struct pool *before, size_t huge)
 {
@@ -547,7 +563,7 @@ FIXTURE_TEARDOWN(holes)
 		repair_pool(&self->before, self->huge);
 }
 
-/* The fillers return NULL, or what went wrong. */
+/* A filler returns NULL or the reason why it failed. */
 typedef void *(*filler)(void *);
 
 static void *fill_by_create(void *arg)
@@ -563,7 +579,7 @@ static void *fill_by_create(void *arg)
 	return NULL;
 }
 
-/* The same on a file with pages that are reserved by a mapping */
+/* Fill a file whose pages are reserved by a mapping. */
 static void *fill_by_create_reserved(void *arg)
 {
 	struct _test_data_holes *self = arg;
@@ -571,7 +587,7 @@ static void *fill_by_create_reserved(void *arg)
 	char *wrong = fill_by_create(arg);
 
 	if (!wrong && (fault_signal(map, true) || fault_signal(map + self->len - 1, true)))
-		wrong = "a reserved page is not there";
+		wrong = "a page reserved by a mapping cannot be allocated";
 	munmap(map, self->len);
 	return wrong;
 }
@@ -592,7 +608,7 @@ static void *fill_by_fault(void *arg)
 	return sig ? strsignal(sig) : NULL;
 }
 
-/* Both at once, on a new file each time */
+/* Run both at once, on a new file each time. */
 static const char *race_for_holes(struct _test_data_holes *self, filler one, filler other)
 {
 	void *first = NULL, *second = NULL;
@@ -626,7 +642,10 @@ TEST_F(holes, two_creates_fill_the_same_reserved)
 	EXPECT_STREQ("", race_for_holes(self, fill_by_create, fill_by_create_reserved));
 }
 
-/* Two creates while reserved pages are mapped at @mem, which must all be there after that. */
+/*
+ * Run two creates while pages reserved by the mapping at @mem must stay
+ * available.
+ */
 static const char *race_beside(struct _test_data_holes *self, char *mem)
 {
 	struct pool reserved = pool_read();
@@ -637,7 +656,7 @@ static const char *race_beside(struct _test_data_holes *self, char *mem)
 		wrong = pool_difference(&reserved);
 	for (i = 0; !*wrong && i < HOLES; i++)
 		if (fault_signal(mem + i * self->huge, true))
-			wrong = "a reserved page is not there";
+			wrong = "a page reserved by a mapping cannot be allocated";
 	munmap(mem, self->len);
 	return wrong;
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Importers that are no test code: vgem (DRM) and vivid (V4L2).
+ * Importers of the kernel: vgem (DRM) and vivid (V4L2).
  *
- * vivid with both of its allocators in one go:
+ * vivid with both of its allocators in one module:
  *	modprobe vivid n_devs=2 allocators=0,1
- * If neither module is loaded, the tests try to load them.
+ * The tests try to load a module that is not loaded.
  */
 #include <dirent.h>
 #include <drm/drm.h>
@@ -87,7 +87,7 @@ static int _prime_import(int card, int buf, __u32 *handle)
 		__handle;						\
 	})
 
-/* The offset that the next object of @len bytes will have; 0 if unknown. */
+/* The mmap offset that the next object of @len bytes will get; 0 if unknown. */
 static __u64 next_object_offset(int card, size_t len)
 {
 	struct drm_mode_create_dumb create = { .width = len / 4, .height = 1, .bpp = 32 };
@@ -105,8 +105,9 @@ static __u64 next_object_offset(int card, size_t len)
 }
 
 /*
- * DRM does not tell where an imported object is to be mapped, but has a place
- * for it: that of an object of the same size that has just gone.
+ * Import the buffer and map it through vgem. DRM does not report the mmap
+ * offset of an imported object, but reuses the one of a destroyed object of
+ * equal size.
  */
 static char *map_import(int card, int buf, size_t len, int prot)
 {
@@ -174,7 +175,7 @@ TEST_F(vgem, read_only_buffer_stays_read_only)
 	close(self->card);
 	munmap(map, self->len);
 
-	/* Where it maps what it imports, it does so in both directions. */
+	/* A vgem that maps imports for DMA maps them in both directions. */
 	self->card = find_vgem();
 	buf = test_create_one(self->dev, UDMABUF_FLAGS_RDONLY, self->mem, self->len);
 	if (_prime_import(self->card, buf, &handle)) {
@@ -199,7 +200,7 @@ TEST_F(vgem, read_only_buffer_stays_read_only)
 #define WIDTH		320
 #define HEIGHT		180
 #define SENTINEL	0xa5
-/* Controls of vivid, which has no header for them */
+/* Control IDs of vivid, which has no header for them */
 #define VIVID_TEST_PATTERN	0x00f0f000
 #define VIVID_PATTERN_WHITE	6
 #define VIVID_OSD_TEXT_MODE	0x00f0f001
@@ -214,13 +215,13 @@ FIXTURE(vivid) {
 };
 
 FIXTURE_VARIANT(vivid) {
-	const char *bus;	/* the first instance is loaded with allocators=0 */
+	const char *bus;	/* instance 0 is loaded with allocators=0 */
 	enum mem_kind kind;
 };
 
-/* vmalloc: reaches the bytes by vmap, and takes them scattered */
+/* vmalloc allocator: accesses the bytes by vmap, accepts scattered pages */
 FIXTURE_VARIANT_ADD(vivid, vmap) { .bus = "platform:vivid-000", .kind = MEM_ANON };
-/* dma-contig: maps them, and takes only one piece */
+/* dma-contig allocator: maps the buffer, accepts a single segment only */
 FIXTURE_VARIANT_ADD(vivid, contiguous) { .bus = "platform:vivid-001", .kind = MEM_THP };
 
 static bool is_capture(int video, const char *bus)
@@ -273,7 +274,7 @@ FIXTURE_SETUP(vivid)
 	self->video = find_vivid(variant->bus);
 	if (self->video < 0 || !has_allocator(instance, instance))
 		SKIP(return, "no such vivid: modprobe vivid n_devs=2 allocators=0,1");
-	/* Its "device" is the CPU, which goes past the bounce buffer. */
+	/* vivid writes by the CPU and so bypasses the bounce buffer. */
 	if (variant->kind == MEM_THP && swiotlb_forced())
 		SKIP(return, "dma-contig finds no contiguous bounce buffer");
 	mem = mem_get(variant->kind, mem_len(variant->kind));
@@ -295,7 +296,10 @@ static int set_control(int video, __u32 id, __s32 value)
 	return ioctl(video, VIDIOC_S_CTRL, &control);
 }
 
-/* One byte a pixel, all white: the size of such a frame, or -1. */
+/*
+ * Set up frames of one byte per pixel, all white. Returns a frame's size, or
+ * -1.
+ */
 static int set_up_capture(int video)
 {
 	struct v4l2_format format = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE };
@@ -331,7 +335,7 @@ static int queue(int video, int index, int buf)
 	return ioctl(video, VIDIOC_QBUF, &arg);
 }
 
-/* Wait for a frame: the index of its buffer, or -1. */
+/* Wait for a frame. Returns the index of its buffer, or -1. */
 static int dequeue(int video)
 {
 	struct v4l2_buffer arg = {
@@ -345,7 +349,7 @@ static int dequeue(int video)
 	return arg.flags & V4L2_BUF_FLAG_ERROR ? -1 : (int)arg.index;
 }
 
-/* Full or limited range, white is one bright value. */
+/* White is one bright value, in full and in limited range. */
 static bool is_white(const unsigned char *frame, size_t size)
 {
 	size_t i;
@@ -373,15 +377,19 @@ TEST_F(vivid, captures_into_our_memory)
 	size_t half = self->len / 2;
 	int bufs[2], i, index;
 
-	ASSERT_LT(0, size) TH_LOG("set up: %s", strerror(errno));
+	ASSERT_LT(0, size) TH_LOG("setting up the capture: %s", strerror(errno));
 	ASSERT_GE((int)half, size);
-	/* As in the setup: contiguous memory is for a device, and that one has 32 bits. */
+	/*
+	 * dma-contig maps for a device with a 32-bit mask, so high memory is
+	 * bounced.
+	 */
 	if (variant->kind == MEM_THP && beyond_32_bits(self->mem, self->len))
 		SKIP(return, "this memory takes a bounce buffer, which vivid goes past");
 	memset(self->mem, SENTINEL, self->len);
 	for (i = 0; i < 2; i++) {
 		bufs[i] = test_create_one(self->dev, 0, self->mem + i * half, half);
-		ASSERT_EQ(0, queue(self->video, i, bufs[i])) TH_LOG("%s", strerror(errno));
+		ASSERT_EQ(0, queue(self->video, i, bufs[i]))
+			TH_LOG("VIDIOC_QBUF: %s", strerror(errno));
 	}
 	ASSERT_EQ(0, ioctl(self->video, VIDIOC_STREAMON, &type));
 	for (i = 0; i < 2; i++) {
@@ -399,23 +407,23 @@ TEST_F(vivid, captures_into_our_memory)
 	ASSERT_EQ(0, ioctl(self->video, VIDIOC_STREAMOFF, &type));
 }
 
-/* Closing the device in the middle gives every buffer back. */
+/* Closing the device while it streams releases every buffer. */
 TEST_F(vivid, close_while_streaming)
 {
 	int type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
 	int size = set_up_capture(self->video);
 	int buf;
 
-	ASSERT_LT(0, size) TH_LOG("set up: %s", strerror(errno));
+	ASSERT_LT(0, size) TH_LOG("setting up the capture: %s", strerror(errno));
 	buf = test_create_one(self->dev, 0, self->mem, self->len / 2);
-	ASSERT_EQ(0, queue(self->video, 0, buf)) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, queue(self->video, 0, buf)) TH_LOG("VIDIOC_QBUF: %s", strerror(errno));
 	ASSERT_EQ(0, ioctl(self->video, VIDIOC_STREAMON, &type));
 	close(buf);
 	close(self->video);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* Guards RDONLY: a camera may not write to it. */
+/* Guards RDONLY: a camera must not write to the buffer. */
 TEST_F(vivid, does_not_capture_into_a_read_only_buffer)
 {
 	int size = set_up_capture(self->video);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The errno table of UDMABUF_CREATE, row by row and in its order. What the
- * memory named is like is the matter of udmabuf_memory.c.
+ * The errno table of UDMABUF_CREATE, row by row and in its order.
+ * udmabuf_memory.c tests which memory is accepted.
  *
- * Every test ends with the counters of its session: whatever failed, nothing
- * may be pinned, charged or left open.
+ * Each test ends with a comparison of its session's counters: after any failure
+ * no page may be pinned or charged, and no buffer open.
  */
 #include "udmabuf_test.h"
 
@@ -76,7 +76,7 @@ TEST_F(errnos, entries_across_an_unmapped_page_are_efault)
 	EXPECT_ERRNO(EFAULT, ioctl(self->dev, UDMABUF_CREATE, arg));
 }
 
-/* Guards extensibility: mainline takes any bits (D11). */
+/* Guards extensibility: mainline ignores unknown bits (D11). */
 TEST_F(errnos, unknown_flags_are_einval)
 {
 	unsigned int bit;
@@ -133,7 +133,10 @@ TEST_F(errnos, wrapping_range_is_einval)
 		test_err_create(EINVAL, self->dev, 0, &iovs[i], 1);
 }
 
-/* Guards a 32-bit caller's high halves and GUP's EOVERFLOW, which leaks out. */
+/*
+ * Guards the high half of a 32-bit caller's addresses. Also guards against
+ * returning GUP's EOVERFLOW.
+ */
 TEST_F(errnos, ranges_past_the_user_address_space_are_efault)
 {
 	__u64 page = page_size();
@@ -153,7 +156,7 @@ TEST_F(errnos, ranges_past_the_user_address_space_are_efault)
 		test_err_create(EFAULT, self->dev, 0, &iovs[i], 1);
 }
 
-/* The same errno whichever entry is wrong. */
+/* The errno is the same whichever entry is wrong. */
 TEST_F(errnos, every_entry_is_checked)
 {
 	struct udmabuf_iovec iovs[5];
@@ -168,7 +171,10 @@ TEST_F(errnos, every_entry_is_checked)
 	}
 }
 
-/* Guards INT_MAX pages, the most that can be mapped, and the sum (D4, D11). */
+/*
+ * Guards the limit of INT_MAX pages, the most that can be mapped, and the sum
+ * (D4, D11).
+ */
 TEST_F(errnos, too_many_pages_are_e2big)
 {
 	__u64 page = page_size();
@@ -189,8 +195,8 @@ TEST_F(errnos, too_many_pages_are_e2big)
 }
 
 /*
- * Guards D4: the largest size there is must fail quietly (the kernel log is
- * looked at by whoever runs this), with and without the capability.
+ * Guards D4: the largest size must fail without a warning in the kernel log,
+ * with and without the capability.
  */
 TEST_F(errnos, largest_size_is_refused_without_a_warning)
 {
@@ -219,7 +225,10 @@ TEST_F(errnos, no_free_fd_is_emfile)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* The system's last files are for CAP_SYS_ADMIN: needs an ordinary user. */
+/*
+ * The last files of the system are reserved for CAP_SYS_ADMIN, so become a
+ * user.
+ */
 TEST_F(errnos, no_free_file_is_enfile)
 {
 	const char *knob = "/proc/sys/fs/file-max";
@@ -240,9 +249,7 @@ TEST_F(errnos, no_free_file_is_enfile)
 	ASSERT_EQ(0, write_text(knob, before));
 }
 
-/*
- * Where two rules are broken, the one that comes first in the table speaks.
- */
+/* If two rules are broken, the first one in the table determines the errno. */
 
 TEST_F(errnos, order_einval_before_e2big)
 {
@@ -284,7 +291,7 @@ TEST_F(errnos, order_efault_before_emfile)
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
 }
 
-/* The module parameters */
+/* Module parameters */
 
 FIXTURE(limits) {
 	struct session session;
@@ -317,7 +324,7 @@ FIXTURE_TEARDOWN(limits)
 #define test_set_limit(name, value)					\
 	ASSERT_EQ(0, write_text(parameter_path(name), value))
 
-/* Guards D11: mainline's limits are signed and -1 switches them off. */
+/* Guards D11: mainline's limits are signed, and -1 disables them. */
 TEST_F(limits, negative_values_are_refused)
 {
 	EXPECT_EQ(-1, write_text(parameter_path("list_limit"), "-1"));
@@ -336,7 +343,10 @@ TEST_F(limits, list_limit_is_exact)
 	test_err_create(E2BIG, self->dev, 0, iovs, 1);
 }
 
-/* mmap looks at the seals once for each change from one memfd to another. */
+/*
+ * mmap() checks the seals at each change of the memfd, so list_limit limits
+ * these.
+ */
 TEST_F(limits, memfds_in_turn)
 {
 	struct udmabuf_iovec iov = { to_u64(self->mem), self->len };
@@ -350,7 +360,10 @@ TEST_F(limits, memfds_in_turn)
 					   fds[i % 2], 0));
 	test_set_limit("list_limit", "7");
 	test_err_create(E2BIG, self->dev, 0, &iov, 1);
-	/* What cannot be mapped for writing has no seals to look at. */
+	/*
+	 * A read-only buffer is never mapped for writing, so no seals are
+	 * checked.
+	 */
 	i = _create(self->dev, UDMABUF_FLAGS_RDONLY, &iov, 1);
 	EXPECT_TRUE(i >= 0 || errno == EOPNOTSUPP);
 	if (i >= 0)
@@ -361,7 +374,7 @@ TEST_F(limits, memfds_in_turn)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* The entries of a list that is too long are not looked at. */
+/* The entries of a list above the limit are not read. */
 TEST_F(limits, order_list_limit_before_unreadable_or_invalid_entries)
 {
 	struct udmabuf_create *arg = (void *)(self->mem + page_size() - sizeof(*arg));
@@ -377,7 +390,7 @@ TEST_F(limits, order_list_limit_before_unreadable_or_invalid_entries)
 	test_err_create(EINVAL, self->dev, 1U << 31, iovs, 5);
 }
 
-/* Guards the array's size: no limit may let it overflow or warn. */
+/* Guards the array's size: no limit may make it overflow or cause a warning. */
 TEST_F(limits, longest_list_is_refused_without_a_warning)
 {
 	struct udmabuf_create *arg = (void *)(self->mem + page_size() - sizeof(*arg));
@@ -390,7 +403,7 @@ TEST_F(limits, longest_list_is_refused_without_a_warning)
 	EXPECT_EQ(-1, ioctl(self->dev, UDMABUF_CREATE, arg));
 }
 
-/* A maximised window of a guest comes in up to 8,000 pieces. */
+/* A maximised window of a guest has up to 8,000 pieces. */
 TEST_F(limits, default_list_limit_is_65536)
 {
 	static struct udmabuf_iovec iovs[65537];

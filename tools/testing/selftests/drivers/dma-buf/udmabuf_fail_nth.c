@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Every allocation, and every copy from or to user space, fails once.
+ * Let every allocation, and every copy from or to user space, fail once.
  *
- * A sweep makes a system call with the first of them failing, then with the
- * second, and so on until none is left to fail. Each time the call must either
- * work as if nothing had happened (there may be a way without that memory) or
- * fail with an errno that says so, and nothing may stay pinned, charged or open.
- * No warning of the kernel may be in reach: it would be a panic.
+ * A sweep repeats a system call. The first allocation or copy fails in the
+ * first call, the second one in the second call, until a call meets no failure.
+ * Each call must either succeed (it may have a fallback) or return ENOMEM or
+ * EFAULT. No page may stay pinned or charged, and no file descriptor open. A
+ * kernel warning panics the machine.
  */
 #include "udmabuf_test.h"
 
-#define SCATTERED	200	/* pages in extents of one: their array grows four times */
-#define LISTED		4500	/* pages: two full lists and one that is not */
-#define FILE_LISTED	600	/* the same of memfds */
-#define TURN		75	/* entries of one file in a row, then of the other */
-#define FRESH		8	/* pages that are new to each step */
+#define SCATTERED	200	/* single-page extents: the array grows four times */
+#define LISTED		4500	/* pages: two full lists and a part of one */
+#define FILE_LISTED	600	/* pages of memfds: the same */
+#define TURN		75	/* entries of one file, then of the other */
+#define FRESH		8	/* pages allocated anew in each step */
 
 static const struct {
 	const char *path;
@@ -35,7 +35,9 @@ struct sweeper {
 	int nth;
 	char saved[ARRAY_SIZE(knobs)][16];
 
-	/* What buffers are made of, as it is in memory; and in files, if so */
+	/*
+	 * The source of the buffers: entries for memory, and for files if used
+	 */
 	struct mem mem;
 	struct udmabuf_iovec iovs[LISTED];
 	struct udmabuf_create_item items[FILE_LISTED];
@@ -49,7 +51,7 @@ struct sweeper {
 	char *area;		/* where buffers are mapped */
 };
 
-/* NULL, or why there can be no sweeps. */
+/* Returns NULL, or the reason why faults cannot be injected. */
 static const char *sweeper_open(struct sweeper *self)
 {
 	const char *why_not;
@@ -66,7 +68,7 @@ static const char *sweeper_open(struct sweeper *self)
 	return why_not;
 }
 
-/* As session_close(). */
+/* Restores the knobs. Returns the result of session_close(). */
 static const char *sweeper_close(struct sweeper *self)
 {
 	size_t i;
@@ -84,12 +86,15 @@ static bool arm(const struct sweeper *self, unsigned int n)
 	return pwrite(self->nth, text, len, 0) == len;
 }
 
-/* Has anything failed since arm()? From now on nothing does. */
+/* Has a fault been injected since arm()? Disarms in any case. */
 static bool has_failed(const struct sweeper *self)
 {
 	char text[16] = "";
 
-	/* What fails may be this very read, or the write of arm(). */
+	/*
+	 * The fault may be injected into this pread(), or into pwrite() of
+	 * arm().
+	 */
 	if (pread(self->nth, text, sizeof(text) - 1, 0) < 0)
 		return false;
 	if (!strtoul(text, NULL, 10))
@@ -107,9 +112,10 @@ static int lowest_free_fd(const struct sweeper *self)
 }
 
 /*
- * prepare() a system call, run() it, check() what it did and undo() all that. All
- * but run(), which is as a system call, return "" or what is wrong. What there is
- * to undo after a failure is what was prepared.
+ * A system call to sweep: prepare() its arguments, run() it, check() the
+ * result, undo() everything. run() returns -1 and errno on failure, the others
+ * "" or the error. After a failed run(), undo() releases only the results of
+ * prepare().
  */
 struct step {
 	const char *(*prepare)(struct sweeper *self);
@@ -118,7 +124,10 @@ struct step {
 	const char *(*undo)(struct sweeper *self);
 };
 
-/* The step with its @n-th call failing, or without, which *@failed then says. */
+/*
+ * Run the step with its @n-th allocation or copy failing. Sets *@failed if the
+ * fault was injected.
+ */
 static const char *wrong_in_step(struct sweeper *self, const struct step *step, unsigned int n,
 				 bool *failed)
 {
@@ -128,7 +137,7 @@ static const char *wrong_in_step(struct sweeper *self, const struct step *step, 
 	if (*wrong)
 		return wrong;
 	if (!arm(self, n))
-		return "fail-nth cannot be written to";
+		return "cannot write to /proc/thread-self/fail-nth";
 	ret = step->run(self);
 	err = errno;
 	*failed = has_failed(self);
@@ -156,22 +165,20 @@ static const char *sweep(struct sweeper *self, const struct step *step)
 		if (!*wrong)
 			wrong = ledger_difference(&before, dev);
 		if (!*wrong && lowest_free_fd(self) != lowest)
-			wrong = "a file descriptor is left";
+			wrong = "a file descriptor stays open";
 	}
 	if (!*wrong && n == 1)
-		wrong = "nothing ever failed";
+		wrong = "no fault was injected: is fault injection configured?";
 	if (!*wrong)
 		return "";
-	snprintf(text, sizeof(text), "call %u fails: %s", n, wrong);
+	snprintf(text, sizeof(text), "with fault %u injected: %s", n, wrong);
 	return text;
 }
 
 #define EXPECT_SWEEP(...)						\
 	EXPECT_STREQ("", sweep(self->sweeper, &(struct step) { __VA_ARGS__ }))
 
-/*
- * Making buffers
- */
+/* Creating buffers */
 
 static int run_create(struct sweeper *self)
 {
@@ -192,7 +199,7 @@ static int run_create_list(struct sweeper *self)
 	return self->buf;
 }
 
-/* Is it the memory that it should be? */
+/* Does the buffer show the memory of its entries? */
 static const char *check_buffer(struct sweeper *self)
 {
 	size_t len = entries_len(self->iovs, self->count);
@@ -200,21 +207,21 @@ static const char *check_buffer(struct sweeper *self)
 	bool same;
 
 	if (map == MAP_FAILED)
-		return "it cannot be mapped";
+		return "mmap() of the buffer failed";
 	fill(self->mem.addr, self->mem.len, self->buf);
 	same = buffer_is(map, self->iovs, self->count);
 	munmap(map, len);
-	return same ? "" : "wrong bytes";
+	return same ? "" : "wrong bytes in the mapping of the buffer";
 }
 
 static const char *undo_create(struct sweeper *self)
 {
-	return close(self->buf) ? "no file descriptor" : "";
+	return close(self->buf) ? "close() of the buffer failed" : "";
 }
 
 #define SWEEP_CREATE	.run = run_create, .check = check_buffer, .undo = undo_create
 
-/* The memory in @count pieces, the last one first. */
+/* Name the memory in @count pieces, the last one first. */
 static void take_pieces(struct sweeper *self, size_t count)
 {
 	size_t len = self->mem.len / count, i;
@@ -310,7 +317,7 @@ TEST_F_TIMEOUT(fail_nth, create_of_lists, 300)
 	EXPECT_SWEEP(SWEEP_CREATE);
 }
 
-/* Memory that is not there yet */
+/* Memory that is not yet allocated */
 
 static const char *prepare_untouched(struct sweeper *self)
 {
@@ -318,10 +325,10 @@ static const char *prepare_untouched(struct sweeper *self)
 	self->mem.len = FRESH * page_size();
 	self->mem.addr = anon_small(self->mem.len);
 	take_pieces(self, FRESH);
-	return self->mem.addr == MAP_FAILED ? "no memory" : "";
+	return self->mem.addr == MAP_FAILED ? "mmap() of fresh memory failed" : "";
 }
 
-/* In the movable zone, if there is one: the pages have to be moved. */
+/* The memory may lie in the movable zone; the pin must then migrate it. */
 static const char *prepare_touched(struct sweeper *self)
 {
 	const char *wrong = prepare_untouched(self);
@@ -347,7 +354,7 @@ TEST_F_TIMEOUT(fail_nth, create_of_fresh_memory, 200)
 		     .undo = undo_fresh);
 }
 
-/* Files with holes, which creation fills */
+/* Files with holes, which a create fills */
 
 static const char *prepare_file(struct sweeper *self, size_t len, unsigned int flags)
 {
@@ -356,7 +363,7 @@ static const char *prepare_file(struct sweeper *self, size_t len, unsigned int f
 	self->mem.len = len;
 	self->mem.addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, self->memfd, 0);
 	if (self->mem.addr == MAP_FAILED)
-		return "no memfd";
+		return "cannot create or map a memfd";
 	self->items[0] = (struct udmabuf_create_item) { .memfd = self->memfd, .size = len };
 	take_pieces(self, 1);
 	return "";
@@ -387,7 +394,7 @@ TEST_F_TIMEOUT(fail_nth, create_of_memfds, 200)
 		     .undo = undo_file);
 }
 
-/* Two files by turns, their pages from the last one on */
+/* Two files in turn, each from its last page to its first */
 TEST_F_TIMEOUT(fail_nth, create_of_a_list, 300)
 {
 	size_t page = page_size(), len = FILE_LISTED / 2 * page, i;
@@ -419,11 +426,9 @@ TEST_F_TIMEOUT(fail_nth, create_of_a_list, 300)
 	EXPECT_SWEEP(.run = run_create_list, .check = check_buffer, .undo = undo_create);
 }
 
-/*
- * Importers
- */
+/* Importers */
 
-/* That is what the driver core says without memory for the name of a device. */
+/* The driver core returns EINVAL if it has no memory for a device name. */
 static int run_attach(struct sweeper *self)
 {
 	int ret = _attach(self->imp, self->buf, 0, 0);
@@ -435,10 +440,13 @@ static int run_attach(struct sweeper *self)
 
 static const char *undo_attach(struct sweeper *self)
 {
-	return _detach(self->imp) ? "not attached" : "";
+	return _detach(self->imp) ? "detach failed: not attached" : "";
 }
 
-/* To the device: DMA-API debug gives up for good without memory for other maps. */
+/*
+ * DMA_TO_DEVICE: for other directions DMA-API debug disables itself permanently
+ * when an allocation fails.
+ */
 static int run_map(struct sweeper *self)
 {
 	return _map(self->imp, IMPORTER_TO_DEVICE, &self->map);
@@ -448,10 +456,10 @@ static const char *undo_map(struct sweeper *self)
 {
 	if (self->map.handle)
 		return "an earlier map is left";
-	return _unmap(self->imp, self->map.handle) ? "not mapped" : "";
+	return _unmap(self->imp, self->map.handle) ? "unmap failed: not mapped" : "";
 }
 
-/* What comes with the attachment is in use. */
+/* The attachment's own map is in use, so this map needs a new allocation. */
 static int run_second_map(struct sweeper *self)
 {
 	return _map(self->imp, IMPORTER_TO_DEVICE, &self->second_map);
@@ -459,7 +467,7 @@ static int run_second_map(struct sweeper *self)
 
 static const char *undo_second_map(struct sweeper *self)
 {
-	return _unmap(self->imp, self->second_map.handle) ? "not mapped" : "";
+	return _unmap(self->imp, self->second_map.handle) ? "unmap failed: not mapped" : "";
 }
 
 static int run_sync(struct sweeper *self)
@@ -478,7 +486,7 @@ static const char *make_buffer(struct sweeper *self, size_t npages)
 {
 	self->mem = mem_get(MEM_ANON, npages * page_size());
 	take_pieces(self, npages);
-	return run_create(self) < 0 ? "no buffer" : "";
+	return run_create(self) < 0 ? "cannot create a buffer" : "";
 }
 
 TEST_F_TIMEOUT(fail_nth, importers, 300)
@@ -502,11 +510,11 @@ TEST_F_TIMEOUT(fail_nth, importers, 300)
 	}
 }
 
-/* Each needs a buffer that the kernel has not mapped yet. */
+/* Each step needs a buffer without a vmap. */
 static const char *prepare_vmap(struct sweeper *self)
 {
 	self->imp = importer_open();
-	return run_create(self) < 0 || run_attach(self) ? "no buffer" : "";
+	return run_create(self) < 0 || run_attach(self) ? "cannot create or attach a buffer" : "";
 }
 
 static int run_vmap(struct sweeper *self)
@@ -525,7 +533,7 @@ static const char *check_vmap(struct sweeper *self)
 	same = !_device_io(self->imp, IMPORTER_VREAD, 0, 0, seen, self->mem.len) &&
 	       buffer_is(seen, self->iovs, self->count);
 	free(seen);
-	return same ? "" : "wrong bytes";
+	return same ? "" : "wrong bytes in the vmap";
 }
 
 static const char *undo_vmap(struct sweeper *self)
@@ -534,7 +542,7 @@ static const char *undo_vmap(struct sweeper *self)
 	return undo_create(self);
 }
 
-/* Guards the second try: the core warns when there is no mapping. */
+/* Guards the retry of a failed vmap: the core warns about an error. */
 TEST_F_TIMEOUT(fail_nth, kernel_mapping, 200)
 {
 	SKIP_WITHOUT_IMPORTER();
@@ -545,8 +553,8 @@ TEST_F_TIMEOUT(fail_nth, kernel_mapping, 200)
 }
 
 /*
- * Mappings. What fails in a page fault of user space is tried again, so that
- * nothing shows, but not in one of the kernel.
+ * Mappings. A failed page fault of user space is retried, so that no error
+ * shows. A page fault of the kernel is not retried.
  */
 
 static int run_mmap(struct sweeper *self)
@@ -559,12 +567,12 @@ static int run_mmap(struct sweeper *self)
 
 static const char *undo_mmap(struct sweeper *self)
 {
-	return munmap(self->area, self->mem.len) ? "it cannot be unmapped" : "";
+	return munmap(self->area, self->mem.len) ? "munmap() of the buffer failed" : "";
 }
 
 static const char *prepare_mmap(struct sweeper *self)
 {
-	return run_mmap(self) ? "it cannot be mapped" : "";
+	return run_mmap(self) ? "mmap() of the buffer failed" : "";
 }
 
 static int run_load(struct sweeper *self)
@@ -578,7 +586,7 @@ static int run_store(struct sweeper *self)
 	return 0;
 }
 
-/* By the kernel, which is to read there */
+/* The kernel reads the mapping in pwrite(). */
 static int run_write(struct sweeper *self)
 {
 	return pwrite(self->memfd, self->area, page_size(), 0) == page_size() ? 0 : -1;
@@ -587,13 +595,14 @@ static int run_write(struct sweeper *self)
 static const char *check_mapping(struct sweeper *self)
 {
 	return filled_until(self->mem.addr, self->mem.len, 1, 0) == -1 &&
-	       filled_until(self->area, self->mem.len, 1, 0) == -1 ? "" : "wrong bytes";
+	       filled_until(self->area, self->mem.len, 1, 0) == -1 ? "" :
+	       "wrong bytes in the memory or the mapping";
 }
 
-/* Far from all else, so that each step finds page tables of all kinds missing */
+/* Far from other mappings, so that page tables of every level are missing */
 #define FAR_AWAY	((char *)(uintptr_t)(sizeof(long) == 8 ? 1ULL << 36 : 1ULL << 31))
 
-/* Small entries, and huge ones */
+/* Small entries, then huge ones */
 TEST_F_TIMEOUT(fail_nth, mappings, 300)
 {
 	static int (* const runs[])(struct sweeper *self) = { run_load, run_store, run_write };
@@ -614,7 +623,7 @@ TEST_F_TIMEOUT(fail_nth, mappings, 300)
 	}
 }
 
-/* Last of all: is there memory that nobody knows of any more? */
+/* Runs last: does kmemleak find memory without a reference? */
 TEST_F_TIMEOUT(fail_nth, nothing_is_lost, 300)
 {
 	const char *kmemleak = "/sys/kernel/debug/kmemleak";
@@ -623,7 +632,10 @@ TEST_F_TIMEOUT(fail_nth, nothing_is_lost, 300)
 
 	if (access(kmemleak, W_OK))
 		SKIP(return, "no kmemleak in this kernel");
-	/* It believes nothing that is younger, nor what it sees once. */
+	/*
+	 * kmemleak reports only objects older than 5 s, seen unreferenced in
+	 * two scans.
+	 */
 	for (i = 0; i < 2; i++) {
 		sleep_ms(5500);
 		ASSERT_EQ(0, write_text(kmemleak, "scan"));

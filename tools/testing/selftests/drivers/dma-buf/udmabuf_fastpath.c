@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What makes creating a buffer quick must not make it wrong: of huge pages not
- * every piece is looked at, and entries one behind the other are pinned together.
- * Lists of small pages are in udmabuf_lists.c, mappings in udmabuf_hugemap.c.
+ * Optimizations of a create must not change its result: not each small page of
+ * a huge page is checked, and adjacent entries are pinned together.
+ * udmabuf_lists.c tests lists of small pages, udmabuf_hugemap.c tests mappings.
  */
 #include "udmabuf_test.h"
 
-/* Huge pages, of which not every piece is looked at */
+/* Huge pages, of which not each small page is checked */
 
 #define HUGE_PAGES	2
 
 FIXTURE(huge) {
 	struct session session;
 	int dev;
-	char *mem;		/* HUGE_PAGES huge pages, a small one ahead */
+	char *mem;		/* HUGE_PAGES huge pages, a small one before */
 	size_t page;
 	size_t huge;
-	size_t npages;		/* in a huge page */
+	size_t npages;		/* per huge page */
 	char *small;		/* small pages elsewhere */
 };
 
@@ -55,7 +55,7 @@ FIXTURE_SETUP(huge)
 	ASSERT_NE(MAP_FAILED, mmap(self->mem - self->page, self->page, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	self->small = anon_small(SMALL_PAGES * self->page);
-	/* Large ones that are to be moved are so while they are whole. */
+	/* Migrate huge pages now, while they are whole. */
 	fill(self->mem - self->page, self->page + len, 1);
 	fill(self->small, SMALL_PAGES * self->page, 2);
 	make_room();
@@ -79,7 +79,7 @@ FIXTURE_TEARDOWN(huge)
 TEST_F(huge, whole_and_from_any_page_on)
 {
 	size_t n = self->npages, i;
-	/* Of fewer than 64 each is looked at. */
+	/* Of fewer than 64 pages, each is checked. */
 	size_t starts[] = { 0, 1, n - 64, n - 63, n - 1, n, n + n / 3 };
 
 	for (i = 0; i < ARRAY_SIZE(starts); i++) {
@@ -97,7 +97,7 @@ TEST_F(huge, whole_and_from_any_page_on)
 	}
 }
 
-/* The first two pages are what they would be in a whole huge page; the others not. */
+/* The first two pages look like the start of a huge page; the others differ. */
 TEST_F(huge, pieces_that_look_like_its_beginning)
 {
 	static struct udmabuf_iovec iovs[300];
@@ -116,8 +116,9 @@ TEST_F(huge, pieces_that_look_like_its_beginning)
 }
 
 /*
- * Guards pages that look like those under one huge entry, but what follows is
- * of other calls: whether a large folio comes after it or nothing more.
+ * Guards against assuming a huge entry: two pages of a huge page end a range,
+ * and other GUP calls pin the next pages. The last one is of a large folio or
+ * not.
  */
 TEST_F(huge, two_pages_of_it_behind_a_small_one)
 {
@@ -135,7 +136,7 @@ TEST_F(huge, two_pages_of_it_behind_a_small_one)
 	EXPECT_ENTRIES_WORK(iovs, n);
 }
 
-/* A range that begins with a small page, and one that ends with some. */
+/* Ranges that start with a small page, and others that end with small pages. */
 TEST_F(huge, behind_a_small_page)
 {
 	struct udmabuf_iovec iovs[] = {
@@ -163,13 +164,13 @@ TEST_F(huge, runs_of_every_length)
 	EXPECT_ENTRIES_WORK(iovs, niov);
 }
 
-/* The pieces of a huge page, and what user space can do with them */
+/* Pages of a huge page that user space splits and rearranges */
 
 FIXTURE(split) {
 	struct session session;
 	int dev;
 	char *mem;		/* a huge page */
-	char *area;		/* where to put its pages: room for two huge ones */
+	char *area;		/* destination of its pages: room for two huge ones */
 	size_t page;
 	size_t npages;
 };
@@ -198,7 +199,7 @@ FIXTURE_TEARDOWN(split)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Page @from of the memory becomes page @to of the area. */
+/* Move page @from of the memory to page @to of the area. */
 #define MOVE_PAGE(from, to)						\
 	do {								\
 		char *__to = self->area + (to) * self->page;		\
@@ -216,7 +217,7 @@ FIXTURE_TEARDOWN(split)
 		EXPECT_ENTRIES_WORK(&__iov, 1);				\
 	} while (0)
 
-/* Its entry in the page table is gone, but all is in place. */
+/* The huge page table entry is gone, but all pages are in place. */
 TEST_F(split, by_protection)
 {
 	struct udmabuf_iovec iov = { to_u64(self->mem), self->npages * self->page };
@@ -230,7 +231,7 @@ TEST_F(split, by_protection)
 	EXPECT_ENTRIES_WORK(&iov, 1);
 }
 
-/* Only two pages in the middle of it have changed places. */
+/* Only two pages in its middle have changed places. */
 TEST_F(split, two_pages_exchanged)
 {
 	size_t i;
@@ -240,7 +241,9 @@ TEST_F(split, two_pages_exchanged)
 	EXPECT_AREA_WORKS(self->npages);
 }
 
-/* In one range: runs of one page, of two, ..., from the end of the huge page. */
+/*
+ * In one range: runs of one page, of two, ..., from the end of the huge page.
+ */
 TEST_F(split, runs_of_every_length)
 {
 	size_t to = 0, from = self->npages, len, i;
@@ -263,8 +266,8 @@ TEST_F(split, reversed_behind_the_first_two)
 }
 
 /*
- * A page of it, followed by pages of other kinds: there is no huge entry, and
- * none of the marks of small ones either.
+ * A page of the huge page, followed by other memory. No huge entry maps the
+ * page, and it does not look like a small page either.
  */
 TEST_F(split, pages_of_it_before_other_memory)
 {
@@ -282,7 +285,7 @@ TEST_F(split, pages_of_it_before_other_memory)
 		moved = mremap(mem.addr, len, len, MREMAP_MAYMOVE | MREMAP_FIXED,
 			       self->area + len);
 		if (moved == MAP_FAILED)
-			continue;	/* where it is several mappings and Linux is old */
+			continue;	/* several mappings, and an old kernel */
 		ASSERT_EQ((void *)(self->area + len), moved);
 		seen++;
 		EXPECT_EQ(-1, filled_until(self->area + len, len, 10 + k, 0));
@@ -295,8 +298,8 @@ TEST_F(split, pages_of_it_before_other_memory)
 }
 
 /*
- * Small pages that lie side by side, in runs of every length: one of them is
- * taken for the next only where it is.
+ * Adjacent small pages, in runs of every length. A page may continue a run only
+ * if it is physically the next one.
  */
 TEST_F(split, into_small_pages)
 {
@@ -313,12 +316,12 @@ TEST_F(split, into_small_pages)
 	EXPECT_ENTRIES_WORK(iovs, niov);
 }
 
-/* Entries one behind the other are pinned together */
+/* Adjacent entries are pinned together */
 
 FIXTURE(neighbours) {
 	struct session session;
 	int dev;
-	char *mem;		/* with nothing behind it */
+	char *mem;		/* no mapping behind it */
 	size_t page;
 	size_t len;
 };
@@ -388,7 +391,7 @@ TEST_F(neighbours, second_is_of_a_memfd)
 	EXPECT_ENTRIES_WORK(iovs, ARRAY_SIZE(iovs));
 }
 
-/* Each starts where another ends, but that one is not always the one before. */
+/* Each entry starts where another ends, though not always the previous one. */
 TEST_F(neighbours, in_any_order)
 {
 	static const unsigned char orders[][6][2] = {	/* first page, pages */
@@ -410,7 +413,7 @@ TEST_F(neighbours, in_any_order)
 	}
 }
 
-/* The last page that can be mapped; NULL if it was not found. */
+/* Map the highest page of the address space; NULL if it was not found. */
 static char *top_page(size_t page)
 {
 	static const unsigned char bits[] = { 56, 52, 48, 47, 46, 32 };
@@ -432,7 +435,7 @@ static char *top_page(size_t page)
 	return NULL;
 }
 
-/* What lies beyond the addresses of user space is not there, whoever is next to it. */
+/* An entry beyond user space gives EFAULT, also next to a valid entry. */
 TEST_F(neighbours, at_the_top_of_the_address_space)
 {
 	char *top = top_page(self->page);
@@ -450,7 +453,9 @@ TEST_F(neighbours, at_the_top_of_the_address_space)
 		test_err_create(EFAULT, self->dev, 0, iovs, 4);
 		test_err_create(EFAULT, self->dev, 0, iovs + 1, 2);
 	}
-	/* Sums that are as large as they can be: the very last page cannot be named. */
+	/*
+	 * The largest possible sums; an entry of the very last page overflows.
+	 */
 	iovs[0] = (struct udmabuf_iovec) { -3ULL * self->page, self->page };
 	iovs[1] = (struct udmabuf_iovec) { -2ULL * self->page, self->page };
 	test_err_create(EFAULT, self->dev, 0, iovs, 2);

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A fuzzer for the device and for all that a buffer goes through. It makes up
- * short programs of calls, runs each in a process of its own and judges, by a
- * model of the interface, what the calls return and which bytes are where. KCOV,
- * if the kernel has it, tells where in the driver a program has been; one that
- * gets where none was before is kept, and others are made from it.
+ * A fuzzer for the device and for all operations on a buffer. It generates
+ * short programs of calls, runs each in its own process, and judges return
+ * values and bytes by a model of the interface. If the kernel has KCOV, a
+ * program that reaches new code of the driver is kept and mutated.
  *
- * syzkaller is not packaged; libFuzzer is, but it needs clang and a C++ runtime, is
- * for the machine's own word size only and knows nothing of calls: hence this one.
+ * Why not an existing fuzzer: syzkaller is not packaged. libFuzzer is, but
+ * needs clang and a C++ runtime, supports only the machine's word size, and
+ * does not know calls.
  *
- * It is set up by the environment:
+ * Environment:
  *
- *	FUZZ_SECONDS	how long to go on, if not FUZZ_RUNS programs
- *	FUZZ_SEED	the same seed gives the same programs, as far as KCOV agrees
- *			(but what the threads of a race meet depends on the machine)
- *	FUZZ_GUIDED=0	keeps nothing, to see what KCOV is good for
- *	FUZZ_PROGRAM	runs that program, as it was printed, and no other
- *	FUZZ_TRACE=1	prints each program before it is run: for one that ends the kernel
+ *	FUZZ_SECONDS	duration, unless FUZZ_RUNS gives a number of programs
+ *	FUZZ_SEED	the same seed gives the same programs if KCOV's results agree
+ *			(the outcome of races depends on the machine)
+ *	FUZZ_GUIDED=0	keep no programs, to measure the benefit of KCOV
+ *	FUZZ_PROGRAM	run only this program, in the printed form
+ *	FUZZ_TRACE=1	print each program before it runs, in case the kernel crashes
  */
 #include <sys/prctl.h>
 
 #include "udmabuf_fuzz.h"
 
 #define SECONDS		15
-#define CHILD_SECONDS	300	/* for what takes a moment if it does not hang */
-#define LEAST_RUNS	100	/* however slow the machine is */
+#define CHILD_SECONDS	300	/* detects hangs; a program takes a moment */
+#define LEAST_RUNS	100	/* also on a slow machine */
 #define MAX_KEPT	4096
 
 struct call {
@@ -50,9 +50,7 @@ static void execute(const struct program *program)
 	}
 }
 
-/*
- * Programs and what is learnt from them
- */
+/* Generating and keeping programs */
 
 static __u64 random_state;
 
@@ -85,7 +83,7 @@ static void fresh(struct program *program)
 	program->n = 3 + random_below(MAX_CALLS - 2);
 	for (i = 0; i < program->n; i++)
 		random_call(&program->calls[i]);
-	/* Nothing goes without a buffer. */
+	/* Start with a create, since the other calls need a buffer. */
 	program->calls[0].op = random_below(2);
 }
 
@@ -110,7 +108,7 @@ static void shorten(struct program *program)
 		(--program->n - at) * sizeof(struct call));
 }
 
-/* The calls of another one take the place of the last ones. */
+/* Replace the last calls by the first ones of another program. */
 static void graft(struct program *program, const struct program *other)
 {
 	unsigned int at = random_below(program->n);
@@ -182,7 +180,8 @@ static void parse_program(struct program *program, const char *hex)
 }
 
 /*
- * KCOV, of which a kernel with 64 bits understands nothing else from a program with 32
+ * KCOV. A 64-bit kernel has no compat translation, so 32-bit programs too use
+ * the ioctl number with the size of a 64-bit long.
  */
 
 #define KCOV_WORDS	(256 << 10)
@@ -191,7 +190,7 @@ static void parse_program(struct program *program, const char *hex)
 
 static struct {
 	int fd;
-	__u64 *words;		/* their number, and where the child has been */
+	__u64 *words;		/* number of PCs, then the PCs */
 	__u64 seen[1 << 14];
 	unsigned int nseen;
 } kcov = { .fd = -1 };
@@ -223,7 +222,7 @@ static bool is_new(__u64 pc)
 	return true;
 }
 
-/* Keep the program that was just run if it was somewhere first. */
+/* Keep the program that has just run if it reached new code. */
 static void learn(const struct program *program, bool guided)
 {
 	unsigned int before = kcov.nseen;
@@ -279,7 +278,7 @@ static int run_in_child(const struct program *program)
 	return reap(pid);
 }
 
-/* "", or what is wrong */
+/* Returns "" or the reason why the program fails. */
 static const char *run(const struct program *program, const struct session *session,
 		       const struct pool *pool)
 {
@@ -293,7 +292,7 @@ static const char *run(const struct program *program, const struct session *sess
 	status = run_in_child(program);
 	if (*tally->wrong)
 		return tally->wrong;
-	snprintf(text, sizeof(text), "the program ended with status %d", status);
+	snprintf(text, sizeof(text), "the program's process exited with %d", status);
 	if (status)
 		return text;
 	if ((text_number("/proc/sys/kernel/tainted", "") & TAINT_BUGS) != session->before.bugs ||
@@ -316,7 +315,7 @@ FIXTURE_SETUP(fuzz)
 		     -1, 0);
 	scratch = scratch_file("ramfs", SMALL_PAGES * page_size());
 	ASSERT_LE(0, scratch);
-	/* Each call of a program may leave one more in a buffer. */
+	/* Each call of a program may leave one more huge page in a buffer. */
 	hugetlb_provide(3 * MAX_CALLS * hugetlb_size());
 	self->pool = pool_read();
 	allow_injection();
@@ -350,9 +349,10 @@ TEST_F_TIMEOUT(fuzz, no_program_does_what_it_should_not, 100000)
 	}
 	if (*wrong)
 		print_program(&program);
-	printf("# FUZZ_SEED=%lu: %lu programs, %u kept, %u places in the driver\n", seed, runs,
+	printf("# FUZZ_SEED=%lu: %lu programs, %u kept, %u PCs reached\n", seed, runs,
 	       kept.n, kcov.nseen);
-	printf("# %lu and %lu creates, %lu, %lu and %lu looks\n", tally->creates,
+	printf("# %lu creates, %lu from memfds; compared: %lu mappings, %lu maps, %lu vmaps\n",
+	       tally->creates,
 	       tally->memfd_creates, tally->compared, tally->device_compared,
 	       tally->kernel_compared);
 	printf("# %lu races of creates, %lu stores between syncs\n", tally->races,
@@ -360,7 +360,7 @@ TEST_F_TIMEOUT(fuzz, no_program_does_what_it_should_not, 100000)
 	ASSERT_STREQ("", wrong);
 	if (given)
 		return;
-	/* It does get somewhere. */
+	/* Verify that programs reach every kind of check. */
 	EXPECT_LT(0, tally->creates);
 	EXPECT_LT(0, tally->memfd_creates);
 	EXPECT_LT(0, tally->compared);

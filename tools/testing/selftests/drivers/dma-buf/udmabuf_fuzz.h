@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The calls that the fuzzer's programs are made of, and the model of the interface
- * that judges them. Each call makes of its argument bytes what mostly works and at
- * times does not, tells by what it knows of the memory, the buffers and the
- * mappings whether it has to work, and looks at what came of it.
+ * The calls of the fuzzer's programs, and the model of the interface that
+ * judges their results. Each call turns its argument bytes into arguments that
+ * are mostly valid. From the modelled memory, buffers and mappings it decides
+ * whether the call must succeed, and then checks the result.
  */
 #ifndef _UDMABUF_FUZZ_H
 #define _UDMABUF_FUZZ_H
@@ -17,11 +17,9 @@
 #define NARGS		18
 #define MAX_PLACES	8192
 #define SMALL_PAGES	16
-#define NO_AGE		255	/* of a place that is not known */
+#define NO_AGE		255	/* age of an unknown place */
 
-/*
- * The world of one program
- */
+/* State of one program */
 
 enum area_kind {
 	AREA_ANON,
@@ -39,7 +37,7 @@ enum area_kind {
 	AREAS,
 };
 
-/* What a range of an area is to a create: never, maybe or always welcome */
+/* What a create must do with a range: refuse it, do either, or accept it */
 enum verdict { REFUSED, UNCERTAIN, WELCOME };
 
 static enum verdict worse(enum verdict a, enum verdict b)
@@ -48,14 +46,14 @@ static enum verdict worse(enum verdict a, enum verdict b)
 }
 
 /*
- * The model of memory. @age counts what may have taken pages away, from which on
- * older buffers and the area differ.
+ * Model of an area of memory. @age counts the calls that may have replaced
+ * pages. Older buffers and the area may then differ.
  */
 struct area {
 	char *addr;
 	size_t npages;
 	unsigned int age;
-	bool broken;		/* by the program itself: all may happen */
+	bool broken;		/* changed by a call: any result allowed */
 };
 
 struct place {
@@ -67,7 +65,7 @@ struct place {
 struct buffer {
 	int fd;
 	bool rdonly;
-	bool repeats;		/* many times the same pages */
+	bool repeats;		/* names the same pages many times */
 	size_t npages;
 	struct place *places;
 };
@@ -93,12 +91,12 @@ static struct {
 	int dev;
 	struct area areas[AREAS];
 	int fds[FDS];
-	bool sealed[2];		/* against new writers, as FD_SMALL and FD_HUGETLB */
+	bool sealed[2];		/* no new writers: FD_SMALL, FD_HUGETLB */
 	struct buffer buffers[MAX_CALLS * 2];
 	struct view views[MAX_CALLS];
 	struct importer importers[MAX_CALLS];
 	size_t nbuffers, nviews, nimporters;
-	unsigned int nwriters;	/* maps for transfers from a device */
+	unsigned int nwriters;	/* maps in which the device may write */
 	unsigned int fail_nth;	/* for the next call only */
 } world;
 
@@ -109,10 +107,10 @@ static struct {
 	unsigned long races, brackets;
 } *tally;
 
-/* Kept open by the fuzzer, so that a child has less to do */
+/* Opened once by the fuzzer, to save each child the setup */
 static int scratch = -1;
 
-/* The child's last words: what the model does not know */
+/* Report a result that the model does not allow, and exit. */
 #define WRONG(fmt, ...)							\
 	do {								\
 		snprintf(tally->wrong, sizeof(tally->wrong), fmt, ##__VA_ARGS__); \
@@ -121,7 +119,9 @@ static int scratch = -1;
 
 #define PICK(array, choice)	((array)[(choice) % ARRAY_SIZE(array)])
 
-/* The call with its n-th allocation or copy failing, if the program wants it */
+/*
+ * Run the call; if the program asks for it, its n-th allocation or copy fails.
+ */
 #define INJECTED(call)							\
 	({								\
 		unsigned int __nth = world.fail_nth;			\
@@ -148,7 +148,10 @@ static __u64 *page_word(char *addr, size_t page)
 	return (__u64 *)(addr + page * page_size());
 }
 
-/* Where in @area a page was, is it still there? Its first word tells. */
+/*
+ * Is @word the first word of the page at @place? True also if the model does
+ * not know that page.
+ */
 static bool place_holds(const struct place *place, __u64 word)
 {
 	const struct area *area = &world.areas[place->area];
@@ -204,7 +207,7 @@ static void *area_map(enum area_kind kind, char *at, size_t len)
 	}
 }
 
-/* Each area, made when first named, lies between pages that cannot be accessed. */
+/* Each area is created at first use, between inaccessible pages. */
 static struct area *area_get(enum area_kind kind)
 {
 	struct area *area = &world.areas[kind];
@@ -273,7 +276,7 @@ static void add_view(struct buffer *buffer, char *addr, __u64 offset, __u64 len,
 	};
 }
 
-/* One of what the program has mapped; the whole of a buffer if it has not yet */
+/* One of the program's mappings, or else a new mapping of a whole buffer */
 static struct view *pick_view(unsigned char choice)
 {
 	struct buffer *buffer = world.nviews ? NULL : pick_buffer(choice);
@@ -305,7 +308,7 @@ static void add_importer(struct buffer *buffer, __u64 mask, __u32 max_seg, __u64
 	world.importers[world.nimporters++] = (struct importer) { imp, buffer };
 }
 
-/* One of those that the program has attached; a plain one if it has not yet */
+/* One of the attached importers, or else a new one without limits */
 static struct importer *pick_importer(unsigned char choice)
 {
 	struct buffer *buffer = world.nimporters ? NULL : pick_buffer(choice);
@@ -319,7 +322,7 @@ static struct importer *pick_importer(unsigned char choice)
  * Creation
  */
 
-/* Numbers near what @npages, and what any code, may get wrong */
+/* Sizes near the borders of @npages, and sizes that often overflow */
 static __u64 pick_bytes(unsigned char choice, size_t npages)
 {
 	static const __u64 odd[] = { 1, 0x800, 1ULL << 31, 1ULL << 32, 1ULL << 47, 1ULL << 63,
@@ -332,7 +335,7 @@ static __u64 pick_bytes(unsigned char choice, size_t npages)
 	return PICK(pages, choice) * page_size();
 }
 
-/* Most of it what a create takes */
+/* Mostly kinds that a create accepts */
 static enum area_kind pick_kind(unsigned char choice)
 {
 	return choice % (choice < 0xd0 ? AREA_READABLE : AREAS);
@@ -343,7 +346,7 @@ static enum memfd_kind pick_memfd(unsigned char choice)
 	return choice % (choice < 0xd0 ? FD_UNSEALED : FDS);
 }
 
-/* The beginning, where the entry before ended, or anywhere */
+/* The beginning, the end of the previous entry, or any offset */
 static __u64 pick_start(unsigned char choice, size_t npages, __u64 after)
 {
 	if (choice < 0x50)
@@ -356,7 +359,7 @@ static __u32 pick_count(unsigned char choice)
 	return choice < 0xf0 ? 1 + choice % 4 : 0;
 }
 
-/* How often the entries of one call are repeated: batches have 512 or 2,048 pages. */
+/* Repetitions of a call's entries. Batches have 512 or 2,048 pages. */
 static unsigned int pick_repeats(unsigned char choice)
 {
 	static const unsigned int repeats[] = { 1, 1, 1, 1, 1, 1, 1, 2, 3, 17, 130, 700 };
@@ -380,7 +383,7 @@ static struct place *places_get(void)
 	return calloc(MAX_PLACES, sizeof(struct place));
 }
 
-/* What a create is asked for: the buffer that it is to make, and whether it must */
+/* A requested create: the buffer to expect, and whether it must succeed */
 struct request {
 	struct buffer buffer;
 	enum verdict verdict;
@@ -395,7 +398,7 @@ static void pick_piece(struct request *request, const unsigned char *choices, si
 	request->len = pick_bytes(choices[1], npages);
 }
 
-/* Can all of its pages be kept in mind? */
+/* Can the model record all pages of the piece? */
 static bool piece_fits(const struct request *request)
 {
 	return request->len / page_size() <= MAX_PLACES - request->buffer.npages;
@@ -428,15 +431,19 @@ static void created(int fd, __u32 flags, struct buffer *buffer, __u64 bytes)
 	int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
 
 	if (bytes != buffer->npages * page_size() || (__u64)lseek(fd, 0, SEEK_END) != bytes)
-		WRONG("a buffer of %llu bytes has another size", (unsigned long long)bytes);
+		WRONG("the size of a buffer is not the %llu bytes of its entries",
+		      (unsigned long long)bytes);
 	if (mode != (buffer->rdonly ? O_RDONLY : O_RDWR))
-		WRONG("a buffer has mode %#x", mode);
+		WRONG("a buffer has wrong mode %#x", mode);
 	if (!(fcntl(fd, F_GETFD) & FD_CLOEXEC) != !(flags & UDMABUF_FLAGS_CLOEXEC))
-		WRONG("close-on-exec is not as flags %#x say", flags);
+		WRONG("close-on-exec does not match flags %#x", flags);
 	add_buffer(fd, buffer);
 }
 
-/* The negative errno that the entries alone, whatever they name, must lead to; or 0 */
+/*
+ * The negative errno required by the entries' numbers alone; 0 if they are
+ * valid
+ */
 static int list_error(__u32 flags, const struct udmabuf_iovec *iovs, __u32 niov)
 {
 	__u64 sum = 0, mask = page_size() - 1, most = largest_size();
@@ -470,14 +477,14 @@ static enum verdict judge_area(enum area_kind kind, const struct udmabuf_iovec *
 static void check_created(long ret, int err, enum verdict verdict, const char *errors)
 {
 	if (ret >= 0 && verdict == REFUSED)
-		WRONG("created what should be refused");
+		WRONG("create succeeded, but must be refused");
 	if (ret < 0 && verdict == WELCOME && !injecting() && err != ENOMEM)
 		WRONG("create: %s", strerror(err));
 	if (ret < 0 && !injecting() && !strchr(errors, err))
 		WRONG("create: unexpected errno %d", err);
 }
 
-/* Up to @niov entries, the same @n again and again; how many */
+/* Up to @niov entries that repeat the first @n. Returns their number. */
 static __u32 pick_entries(struct request *request, struct udmabuf_iovec *iovs,
 			  const unsigned char *arg, __u32 n, __u32 niov)
 {
@@ -541,7 +548,7 @@ static enum verdict judge_item(const struct udmabuf_create_item *item, enum memf
 	return item->size <= len && item->offset <= len - item->size ? WELCOME : REFUSED;
 }
 
-/* Must the items fail whatever they name? */
+/* Must the create fail because of the items' numbers alone? */
 static bool items_wrong(const struct udmabuf_create_item *items, __u32 count)
 {
 	__u64 sum = 0, most = largest_size();
@@ -564,7 +571,7 @@ static long create_items(bool list, __u32 flags, const struct udmabuf_create_ite
 	return INJECTED(_create_memfd(world.dev, flags, items->memfd, items->offset, items->size));
 }
 
-/* As pick_entries() */
+/* The same for items: up to @count that repeat the first @n. */
 static __u32 pick_items(struct request *request, struct udmabuf_create_item *items,
 			const unsigned char *arg, __u32 n, __u32 count)
 {
@@ -603,7 +610,7 @@ static void call_create_items(const unsigned char *arg)
 	wrong = items_wrong(items, count);
 	ret = create_items(list, arg[0] >> 1, items, count);
 	if (wrong && !injecting() && (ret != -1 || errno != EINVAL))
-		WRONG("create from memfds: errno %d", ret < 0 ? errno : 0);
+		WRONG("create from memfds: errno %d instead of EINVAL", ret < 0 ? errno : 0);
 	check_created(ret, errno, wrong ? REFUSED : request.verdict, errors);
 	if (ret >= 0)
 		created(ret, arg[0] >> 1, &request.buffer, request.bytes);
@@ -635,12 +642,14 @@ static void check_view(const struct view *view)
 	for (i = 0; i < view->npages; i++)
 		if (!place_holds(&view->buffer->places[view->first + i],
 				 *page_word(view->addr, i)))
-			WRONG("page %zu of a mapping, %zu of its buffer, is another", i,
+			WRONG("page %zu of a mapping, page %zu of its buffer, has wrong bytes", i,
 			      view->first + i);
 	tally->compared++;
 }
 
-/* Where a huge page could be mapped at that offset into the buffer */
+/*
+ * An address at which a huge page of that offset in the buffer could be mapped
+ */
 static char *aligned_spot(__u64 len, __u64 offset)
 {
 	size_t huge = thp_size() ?: 1 << 21, into = offset & (huge - 1);
@@ -679,7 +688,7 @@ static void call_mmap(const unsigned char *arg)
 		return;
 	}
 	if (!allowed)
-		WRONG("mapped what should be refused");
+		WRONG("mmap succeeded, but must be refused");
 	add_view(buffer, addr, offset, len, prot);
 }
 
@@ -695,7 +704,7 @@ static void call_touch(const unsigned char *arg)
 	page = pick_bytes(arg[2] % 0xf0, view->npages) / page_size() % view->npages;
 	sig = fault_signal((char *)page_word(view->addr, page) + arg[3] * 8, write);
 	if (!sig != !!(view->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE)))
-		WRONG("signal %d for a touch of page %zu", sig, page);
+		WRONG("unexpected signal %d at an access to page %zu of a mapping", sig, page);
 	if (arg[1] & 6)
 		check_view(view);
 }
@@ -741,7 +750,7 @@ static void call_mremap(const unsigned char *arg)
 		return;
 	}
 	if (new_len > len)
-		WRONG("a mapping has grown");
+		WRONG("mremap enlarged a mapping of a buffer");
 	view->addr = addr;
 	view->npages = new_len / page_size();
 }
@@ -754,7 +763,9 @@ static void call_mprotect(const unsigned char *arg)
 
 	if (!view)
 		return;
-	/* the second half only, and what is in front of it is forgotten */
+	/*
+	 * The second half only; the first half stays mapped but is not tracked.
+	 */
 	if (arg[2] & 1 && view->npages > 1) {
 		view->addr += view->npages / 2 * page_size();
 		view->first += view->npages / 2;
@@ -767,7 +778,7 @@ static void call_mprotect(const unsigned char *arg)
 	view->prot = prot;
 }
 
-/* What has to be kept from everybody who would keep a page */
+/* No call may pin a page through a mapping of the buffer. */
 static void call_gup(const unsigned char *arg)
 {
 	struct view *view = pick_view(arg[0]);
@@ -781,7 +792,7 @@ static void call_gup(const unsigned char *arg)
 	ret = arg[1] & 1 ? process_vm_writev(getpid(), &mine, 1, &theirs, 1, 0) :
 			   process_vm_readv(getpid(), &mine, 1, &theirs, 1, 0);
 	if (ret >= 0)
-		WRONG("a page was got through the mapping");
+		WRONG("process_vm_readv or writev worked on a mapping of a buffer");
 }
 
 /*
@@ -800,7 +811,8 @@ static void call_sync(const unsigned char *arg)
 		flags |= 1ULL << (arg[2] & 63);
 	valid = !(flags & ~7ULL) && flags & DMA_BUF_SYNC_RW;
 	if (_sync_cpu(buffer->fd, flags) ? valid || errno != EINVAL : !valid)
-		WRONG("sync %#llx: %d", (unsigned long long)flags, errno);
+		WRONG("DMA_BUF_IOCTL_SYNC with flags %#llx: unexpected errno %d",
+		      (unsigned long long)flags, errno);
 }
 
 static void call_attach(const unsigned char *arg)
@@ -817,7 +829,9 @@ static void call_attach(const unsigned char *arg)
 		add_importer(buffer, PICK(masks, arg[1]), PICK(segs, arg[2]) * scale, boundary);
 }
 
-/* What a device, or the kernel, sees must be what is in memory. */
+/*
+ * Does an importer, or the kernel by vmap, see other bytes than the memory's?
+ */
 static bool seen_differs(const struct importer *importer, unsigned int cmd, __u32 handle)
 {
 	const struct buffer *buffer = importer->buffer;
@@ -840,7 +854,10 @@ static void call_map(const unsigned char *arg)
 
 	if (!importer)
 		return;
-	/* A page may be there four times, and DMA-API debugging bears eight maps. */
+	/*
+	 * A buffer may name a page four times. DMA-API debugging allows eight
+	 * maps of it.
+	 */
 	if (importer->buffer->repeats || world.nwriters == 2)
 		dir = IMPORTER_TO_DEVICE;
 	refused = importer->buffer->rdonly && dir != IMPORTER_TO_DEVICE;
@@ -852,10 +869,10 @@ static void call_map(const unsigned char *arg)
 	if (refused)
 		WRONG("a read-only buffer was mapped for writing");
 	if (map.bytes != importer->buffer->npages * page_size())
-		WRONG("%llu bytes were mapped", (unsigned long long)map.bytes);
+		WRONG("map has %llu bytes, unlike its buffer", (unsigned long long)map.bytes);
 	world.nwriters += dir != IMPORTER_TO_DEVICE;
 	if (dir != IMPORTER_FROM_DEVICE && seen_differs(importer, IMPORTER_READ, map.handle))
-		WRONG("a device sees other bytes");
+		WRONG("a device reads wrong bytes");
 	tally->device_compared++;
 }
 
@@ -866,7 +883,10 @@ static void call_device_io(const unsigned char *arg)
 	struct importer *importer = pick_importer(arg[0]);
 	char bytes[64] = {};
 
-	/* a device could write to a read-only buffer if it ignored what it was told */
+	/*
+	 * A device that ignores a map's direction could write to a read-only
+	 * buffer.
+	 */
 	if (importer && !importer->buffer->rdonly)
 		_device_io(importer->fd, PICK(cmds, arg[1]), arg[2] % 4,
 			   pick_bytes(arg[3], importer->buffer->npages) + arg[4] * 8, bytes,
@@ -884,7 +904,7 @@ static void call_vmap(const unsigned char *arg)
 		importer->vmapped = false;
 	} else if (!importer->vmapped) {
 		if (_vmap(importer->fd)) {
-			/* A 32-bit kernel has few addresses. */
+			/* vmalloc space is small on a 32-bit kernel. */
 			if (!importer->buffer->rdonly && errno != EOPNOTSUPP &&
 			    !(errno == EINVAL && kernel_is_32bit()))
 				WRONG("vmap: %s", strerror(errno));
@@ -895,7 +915,7 @@ static void call_vmap(const unsigned char *arg)
 		importer->vmapped = true;
 	}
 	if (importer->vmapped && seen_differs(importer, IMPORTER_VREAD, 0))
-		WRONG("the kernel sees other bytes");
+		WRONG("a vmap shows wrong bytes");
 	tally->kernel_compared += importer->vmapped;
 }
 
@@ -908,11 +928,11 @@ static void call_importer(const unsigned char *arg)
 	switch (arg[1] % 4) {
 	case 0:
 		if (_cpu_access(importer->fd, IMPORTER_BEGIN_CPU, arg[2] % 3))
-			WRONG("begin: %s", strerror(errno));
+			WRONG("begin_cpu_access: %s", strerror(errno));
 		break;
 	case 1:
 		if (_cpu_access(importer->fd, IMPORTER_END_CPU, arg[2] % 3))
-			WRONG("end: %s", strerror(errno));
+			WRONG("end_cpu_access: %s", strerror(errno));
 		break;
 	case 2:
 		_unmap(importer->fd, arg[2] % 4);
@@ -974,7 +994,7 @@ static void call_fork(const unsigned char *arg)
 		_exit(0);
 	}
 	if (pid > 0 && reap(pid) && !*tally->wrong)
-		WRONG("a child of the program did not end well");
+		WRONG("a forked child failed");
 	if (*tally->wrong)
 		_exit(1);
 }
@@ -989,7 +1009,7 @@ static void call_raw(const unsigned char *arg)
 
 	if (ioctl(world.dev, cmds[choice], PICK(at, arg[1])) != -1 ||
 	    errno != (choice < 3 ? EFAULT : ENOTTY))
-		WRONG("ioctl %#lx: errno %d", cmds[choice], errno);
+		WRONG("ioctl %#lx, invalid address: unexpected errno %d", cmds[choice], errno);
 }
 
 /*
@@ -1015,7 +1035,7 @@ static void call_advise(const unsigned char *arg)
 
 	madvise(area->addr, len, advice);
 	area->age += advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE;
-	/* what a fork leaves out, the child must not look at */
+	/* MADV_DONTFORK: a child must not access the area. */
 	area->broken |= advice == MADV_DONTFORK;
 }
 
@@ -1078,14 +1098,15 @@ static void call_fail(const unsigned char *arg)
 }
 
 /*
- * Races: during one operation a second thread takes its pages away, or maps its buffer.
- * A race ends after a number of turns, not after a time. What its pages hold is not
- * judged. The ledger and the hugetlb pool are compared after each program.
+ * Races: a second thread discards the pages of a create, fills the same holes,
+ * or maps and unmaps a buffer during stores. A race ends after a number of
+ * turns, not after a time. The contents of the raced pages are not judged.
+ * After each program the fuzzer compares the counters and the hugetlb pool.
  */
 
 #define TURNS		32	/* creates, or maps, of one race */
 #define PAUSES		8	/* of 4096, 8192, ... loops or nanoseconds */
-#define LOSSES		8	/* pages that one create may lose to userfaultfd */
+#define LOSSES		8	/* discards per create, with userfaultfd */
 
 static struct {
 	struct area *area;
@@ -1093,7 +1114,7 @@ static struct {
 	int uffd;		/* registered for the area, or -1 */
 	int importer;
 	unsigned int seed;	/* of the second thread */
-	int losses;		/* still allowed for the current create */
+	int losses;		/* left for the current create */
 	int attacks;		/* turns of the second thread */
 	pthread_barrier_t start;	/* of both threads' turns, with a memfd */
 	unsigned int begun, ended;	/* unmaps */
@@ -1105,8 +1126,9 @@ static const unsigned char raced_kinds[] = { AREA_HUGETLB, AREA_HUGETLB_MEMFD, A
 	AREA_COW };
 
 /*
- * Counts loops, or sleeps if there is a userfaultfd: its thread shares the CPU of the
- * create and has the higher priority, so a timer interrupts the create at any point.
+ * Busy loop, or sleep if there is a userfaultfd. The userfaultfd thread shares
+ * the CPU of the create at a higher priority, so its timer interrupts the
+ * create at any point.
  */
 static void race_pause(unsigned int *seed)
 {
@@ -1136,7 +1158,10 @@ static size_t raced_bytes(void)
 	return race.area->npages * page_size();
 }
 
-/* The registered range: only a part of a THP, as small pages are copied one by one */
+/*
+ * The registered range: part of a THP only, since its small pages are copied
+ * one by one
+ */
 static struct uffdio_range uffd_range(void)
 {
 	bool thp = race.area == &world.areas[AREA_THP];
@@ -1147,7 +1172,10 @@ static struct uffdio_range uffd_range(void)
 	};
 }
 
-/* A userfaultfd for missing pages of the area; -1 if the area cannot have one */
+/*
+ * A userfaultfd for missing pages of the area; -1 if the area does not support
+ * it
+ */
 static int raced_uffd(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -1160,7 +1188,7 @@ static int raced_uffd(void)
 	return -1;
 }
 
-/* Answer a page fault of the create. */
+/* Serve a page fault of the create. */
 static void bring_page(__u64 addr)
 {
 	struct uffdio_range all = uffd_range();
@@ -1172,12 +1200,17 @@ static void bring_page(__u64 addr)
 	if (!bytes)
 		bytes = anon_small(hugetlb_size() + page_size());
 	bring.src = to_u64(bytes);
-	/* Without a free page the create must not wait for ever. */
+	/*
+	 * If the copy fails, unregister the area so that the create does not
+	 * hang.
+	 */
 	if (ioctl(race.uffd, UFFDIO_COPY, &bring))
 		ioctl(race.uffd, UFFDIO_UNREGISTER, &all);
 }
 
-/* A limit, because the create may always run too late to find its page. */
+/*
+ * Limits the discards, because the create may always find its page discarded.
+ */
 static bool may_lose(void)
 {
 	return __atomic_fetch_sub(&race.losses, 1, __ATOMIC_SEQ_CST) > 0;
@@ -1201,7 +1234,9 @@ static void *take_pages_away(void *arg)
 	return NULL;
 }
 
-/* Fill the holes of a memfd while a create of the first thread does the same. */
+/*
+ * Fill the holes of a memfd while a create of the first thread fills them too.
+ */
 static void *fill_holes(void *arg)
 {
 	int turns, buf;
@@ -1216,14 +1251,19 @@ static void *fill_holes(void *arg)
 	return NULL;
 }
 
-/* Both threads have as many turns with a memfd, and at least as many without. */
+/*
+ * With a memfd both threads have TURNS turns, without one each at least TURNS.
+ */
 static bool race_goes_on(int turns)
 {
 	return turns < TURNS || (race.memfd < 0 &&
 				 __atomic_load_n(&race.attacks, __ATOMIC_SEQ_CST) < TURNS);
 }
 
-/* Arguments of a create whose first entry is in the area; of half: all of the area */
+/*
+ * Arguments of a create whose first entry is in the area, in half of the cases
+ * all of the area
+ */
 static void aim_create(unsigned char *create, const unsigned char *arg, unsigned char kind)
 {
 	memcpy(create, arg + 3, NARGS - 3);
@@ -1245,7 +1285,7 @@ static void start_turn(void)
 	pthread_barrier_wait(&race.start);
 }
 
-/* Only the last buffer is kept, so that the program has room for others. */
+/* Keep only the last buffer, to leave room in the table of buffers. */
 static void race_creates(void (*call)(const unsigned char *), const unsigned char *create)
 {
 	size_t first = world.nbuffers;
@@ -1312,7 +1352,7 @@ static void *map_and_unmap(void *arg)
 	int turns;
 
 	for (turns = 0; turns < TURNS; turns++) {
-		/* Bounce buffers may be used up. */
+		/* All bounce buffers may be in use. */
 		if (_map(race.importer, IMPORTER_BIDIRECTIONAL, &map))
 			continue;
 		race_pause(&race.seed);
@@ -1331,8 +1371,9 @@ static void sync_for(int buf, __u64 flags)
 }
 
 /*
- * Store a word and read it back, each between two syncs. An unmap copies what the
- * device has to memory, so nothing is judged if one was under way or began.
+ * Store a word and read it back, each between START and END. An unmap copies
+ * the device's bytes to memory, so the result counts only without an unmap
+ * meanwhile.
  */
 static void bracket(int buf, __u64 *word, __u64 value, unsigned int *seed)
 {
@@ -1354,7 +1395,10 @@ static void bracket(int buf, __u64 *word, __u64 value, unsigned int *seed)
 		WRONG("a store between START and END was lost");
 }
 
-/* On a buffer of its own: maps of others, FROM_DEVICE, would overwrite stores. */
+/*
+ * Uses a private buffer, because FROM_DEVICE maps of other importers would
+ * overwrite the stores.
+ */
 static void call_brackets(const unsigned char *arg)
 {
 	unsigned int seed = arg[1], value = 0;
@@ -1396,7 +1440,7 @@ static const struct {
 	{ "break", call_break }, { "split", call_split }, { "seal", call_seal },
 	{ "resize", call_resize }, { "fail", call_fail }, { "race", call_race },
 	{ "brackets", call_brackets },
-	/* again, so that they come more often */
+	/* Repeated to make them more frequent. */
 	{ "create", call_create }, { "create", call_create },
 	{ "create_items", call_create_items }, { "create_items", call_create_items },
 	{ "mmap", call_mmap }, { "mmap", call_mmap }, { "touch", call_touch },

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A buffer of huge pages, mapped where its addresses are those of the memory up
- * to multiples of a huge page, has huge entries in the page table. They must not
- * show a byte that is not the buffer's, whatever else is in the huge page; and
- * all that can be done with a mapping can be done with them.
+ * Huge page table entries. A buffer of huge pages gets them if the mapping's
+ * address is congruent to the memory's address modulo the huge page size. They
+ * must not show other bytes of the huge page, and every operation on a mapping
+ * must work with them.
  */
 #include "udmabuf_test.h"
 
-#define HUGE_PAGES	8	/* more than there are page tables above the lowest */
+#define HUGE_PAGES	8	/* more than the page tables above the lowest level */
 
 /*
  * Map @len bytes of the buffer from @off on at an address that is @phase behind
- * a multiple of a huge page, with memory of ours around it that is not touched.
+ * a multiple of the huge page size. Untouched anonymous memory surrounds it.
  */
 static char *map_at_phase(int buf, size_t off, size_t len, size_t phase)
 {
@@ -40,7 +40,7 @@ static void read_all(const char *map, size_t len)
 		(void)*(volatile const char *)(map + off);
 }
 
-/* A page; less on s390x. */
+/* Bytes of a page table: a page, or less on s390x. */
 static long table_size(void)
 {
 	size_t page = page_size(), entries = thp_size() / page;
@@ -48,7 +48,7 @@ static long table_size(void)
 	return entries * 8 < page ? entries * 8 : page;
 }
 
-/* How many page tables it takes to touch all of what is mapped at @map. */
+/* The number of page tables allocated by touching all of @map. */
 static long tables_of(const char *map, size_t len)
 {
 	long before = vmpte_kib();
@@ -58,8 +58,10 @@ static long tables_of(const char *map, size_t len)
 }
 
 /*
- * Without soft-dirty bits no mapping of a buffer is ever write-protected, although
- * the first store may fault. Everything is soft-dirty until that is cleared.
+ * Clear the soft-dirty bits, so that mappings are write-protected. Returns
+ * whether the kernel has such bits, all of which are set before. Without them
+ * no mapping of a buffer is write-protected, although the first store may
+ * fault.
  */
 static bool clear_soft_dirty(void)
 {
@@ -92,8 +94,9 @@ FIXTURE_VARIANT_ADD(hugemap, small_side_by_side) { .kind = MEM_THP, .split = tru
 FIXTURE_VARIANT_ADD(hugemap, hugetlb) { .kind = MEM_HUGETLB };
 
 /*
- * @len bytes of huge pages that may stay where they are, or of their parts, filled with
- * 1; or why not. Parts that are zero would be replaced by the zero page.
+ * @len bytes of huge pages that a pin does not migrate, or of their small pages
+ * after a @split. Filled with seed 1, since the split would replace pages of
+ * zeros by the zero page. Sets why_not on failure.
  */
 static struct mem huge_pages(int dev, enum mem_kind kind, size_t len, bool split)
 {
@@ -103,7 +106,7 @@ static struct mem huge_pages(int dev, enum mem_kind kind, size_t len, bool split
 
 	if (!huge || (kind == MEM_HUGETLB && hugetlb_size() != huge))
 		return mem;
-	/* Where huge pages are moved before they are pinned, they may come apart. */
+	/* A migration before the pin may split huge pages. */
 	for (attempts = 0; attempts < LAYOUT_ATTEMPTS; attempts++) {
 		mem = mem_get(kind, len);
 		if (mem.why_not)
@@ -176,7 +179,7 @@ TEST_F(hugemap, part_of_the_buffer)
 	EXPECT_EQ(0, map[len]);
 }
 
-/* Guards the look at how the first page is aligned. */
+/* Guards the check of the first page's alignment. */
 TEST_F(hugemap, at_other_addresses)
 {
 	size_t phases[] = { self->page, self->huge / 2, self->huge - self->page }, i;
@@ -193,8 +196,8 @@ TEST_F(hugemap, at_other_addresses)
 }
 
 /*
- * Mappings that end in the middle of a huge page, or begin there. What is behind
- * and ahead of them is memory of ours and nobody else's.
+ * Mappings that start or end in the middle of a huge page. The memory before
+ * and after them stays private memory of this process.
  */
 TEST_F(hugemap, shorter_than_a_huge_page)
 {
@@ -232,7 +235,9 @@ TEST_F(hugemap, of_several_phases)
 	EXPECT_FILLED(self->mem, self->len, 3);
 }
 
-/* Guards an entry that stays without the right to write: the store faults for ever. */
+/*
+ * Guards against an entry that stays read-only: the store would fault forever.
+ */
 TEST_F(hugemap, store_after_load)
 {
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
@@ -258,7 +263,7 @@ TEST_F(hugemap, protection_changes)
 	ASSERT_EQ(0, mprotect(map, self->len, PROT_READ | PROT_WRITE));
 	fill(map, self->len, 2);
 	EXPECT_FILLED(self->mem, self->len, 2);
-	/* Of a part of what an entry maps. */
+	/* For a part of a huge entry */
 	ASSERT_EQ(0, mprotect(map + 3 * self->page, self->huge, PROT_READ));
 	EXPECT_EQ(SIGSEGV, fault_signal(map + 3 * self->page, true));
 	EXPECT_EQ(SIGSEGV, fault_signal(map + self->huge + 2 * self->page, true));
@@ -281,7 +286,7 @@ TEST_F(hugemap, unmapping_a_part)
 	EXPECT_EQ(SIGSEGV, fault_signal(map + off + len - 1, false));
 	EXPECT_EQ(-1, filled_until(map, off, 1, 0));
 	EXPECT_EQ(-1, filled_until(map + off + len, self->len - off - len, 1, off + len));
-	/* Something else in its place. */
+	/* Map other memory in its place. */
 	ASSERT_NE(MAP_FAILED, mmap(map + off, len, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	memset(map + off, 'x', len);
@@ -308,7 +313,7 @@ TEST_F(hugemap, moving)
 		EXPECT_FILLED(self->mem, self->len, 2 + i);
 		EXPECT_EQ(0, to[self->len]);
 	}
-	/* A part, out of the middle of one entry into that of another. */
+	/* Move a part out of one huge entry into another. */
 	map = test_map_at_phase(self->buf, 0, self->len, 0);
 	read_all(map, self->len);
 	to = map + self->len - 100 * self->page;
@@ -342,7 +347,7 @@ TEST_F(hugemap, in_a_child)
 	EXPECT_FILLED(self->mem, self->len, 3);
 }
 
-/* As of any mapping of a buffer, nobody gets a page through it, nor pins one. */
+/* No page can be copied or pinned through the mapping, as for small entries. */
 TEST_F(hugemap, pages_cannot_be_taken_through_it)
 {
 	char *map = test_map_at_phase(self->buf, 0, self->len, 0);
@@ -362,23 +367,23 @@ TEST_F(hugemap, pages_cannot_be_taken_through_it)
 	EXPECT_EQ(1, read(pipes[0], map + 1, 1));
 }
 
-/* Pages that fail */
+/* Memory failures */
 
-/* What fails is one page, but a hugetlb page as a whole. */
+/* The size of a failure: one page, or a whole hugetlb page. */
 static size_t failed_len(const struct _test_data_hugemap *self, enum mem_kind kind)
 {
 	return kind == MEM_HUGETLB ? self->huge : self->page;
 }
 
-/* Where that is, in the third huge page */
+/* The offset of the failure, in the third huge page */
 static size_t failed_off(const struct _test_data_hugemap *self, size_t len)
 {
 	return (2 * self->huge + 7 * self->page) / len * len;
 }
 
 /*
- * The first offset where a load from @map does not do as it should if what is
- * from @bad on, @len bytes, has failed; or -1.
+ * With @len bytes at @bad failed: the first offset at which a load from @map
+ * has a wrong result, or -1.
  */
 static long wrong_access(const struct _test_data_hugemap *self, char *map, size_t bad, size_t len)
 {
@@ -406,7 +411,7 @@ TEST_F(hugemap, failed_before_it_was_touched)
 	munmap(self->mem, self->len);
 }
 
-/* The first access is a store beside the page. */
+/* The first access is a store beside the failed page. */
 TEST_F(hugemap, failed_before_a_store)
 {
 	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
@@ -419,7 +424,7 @@ TEST_F(hugemap, failed_before_a_store)
 	munmap(self->mem, self->len);
 }
 
-/* Mappings that have entries keep them, as with small pages; new ones do not get them. */
+/* Existing entries stay, as with small pages. New mappings get no entry. */
 TEST_F(hugemap, failed_after_it_was_touched)
 {
 	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
@@ -436,7 +441,7 @@ TEST_F(hugemap, failed_after_it_was_touched)
 	EXPECT_EQ(0, fault_signal(map + bad + len, true));
 	*(__u64 *)(map + bad - 8) = stamp(1, bad - 8);
 	*(__u64 *)(map + bad + len) = stamp(1, bad + len);
-	/* Moved, it has to be faulted in again. */
+	/* After a move the page is faulted in again. */
 	moved = anon_aligned(self->len + self->huge, self->huge) + self->page;
 	ASSERT_EQ((void *)moved, mremap(map, self->len, self->len,
 					MREMAP_MAYMOVE | MREMAP_FIXED, moved));
@@ -444,7 +449,7 @@ TEST_F(hugemap, failed_after_it_was_touched)
 	munmap(self->mem, self->len);
 }
 
-/* An entry without the right to write gets it unless one of its pages has failed. */
+/* A read-only entry becomes writable unless one of its pages has failed. */
 TEST_F(hugemap, failed_between_a_load_and_a_store)
 {
 	size_t len = failed_len(self, variant->kind), bad = failed_off(self, len);
@@ -467,7 +472,7 @@ TEST_F(hugemap, failed_between_a_load_and_a_store)
 	munmap(self->mem, self->len);
 }
 
-/* Buffers of which a huge entry would show more than is theirs */
+/* Buffers for which a huge entry would show pages outside the buffer */
 
 #define PIECE_HUGE_PAGES 3
 
@@ -475,9 +480,9 @@ FIXTURE(pieces) {
 	struct session session;
 	int dev;
 	char *mem;
-	char *small;		/* as much as a huge page */
+	char *small;		/* as many bytes as a huge page */
 	size_t page;
-	size_t npages;		/* in a huge page */
+	size_t npages;		/* per huge page */
 	struct udmabuf_iovec *iovs;
 };
 
@@ -513,7 +518,7 @@ FIXTURE_TEARDOWN(pieces)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Entry @i: @npages pages of the huge pages from @first on. */
+/* Set entry @i to @npages pages of the huge pages, from page @first on. */
 static void name_pages(struct _test_data_pieces *self, size_t i, size_t first, size_t npages)
 {
 	self->iovs[i].base = to_u64(self->mem + first * self->page);
@@ -530,7 +535,9 @@ static bool is_named(const struct _test_data_pieces *self, size_t niov, const ch
 	return false;
 }
 
-/* "", or what is wrong with a mapping of the buffer that the entries describe. */
+/*
+ * Returns "" or the error of a mapping of the buffer that the entries describe.
+ */
 static const char *pieces_differ(struct _test_data_pieces *self, size_t niov, size_t phase)
 {
 	size_t len = entries_len(self->iovs, niov), i;
@@ -538,25 +545,25 @@ static const char *pieces_differ(struct _test_data_pieces *self, size_t niov, si
 	char *map = map_at_phase(buf, 0, len, phase);
 
 	if (map == MAP_FAILED)
-		return "no buffer, or no mapping";
+		return "cannot create or map the buffer";
 	if (!buffer_is(map, self->iovs, niov))
-		return "wrong bytes";
+		return "wrong bytes in a new mapping";
 	memset(map, 'x', len);
 	for (i = 0; i < PIECE_HUGE_PAGES * self->npages; i++) {
 		char *addr = self->mem + i * self->page;
 
 		if (is_named(self, niov, addr)) {
 			if (addr[0] != 'x' || addr[self->page - 1] != 'x')
-				return "a store that did not get there";
+				return "a store did not reach its page";
 			fill(addr, self->page, i);
 		} else if (filled_until(addr, self->page, 1, i * self->page) != -1) {
-			return "a store to a page that was not named";
+			return "a store reached a page outside the buffer";
 		}
 	}
 	if (!buffer_is(map, self->iovs, niov))
-		return "wrong bytes after a store";
+		return "wrong bytes in the mapping after a store";
 	if (map[-1] || map[len])
-		return "something beyond its ends";
+		return "the memory before or after the mapping has changed";
 	fill(self->mem, PIECE_HUGE_PAGES * self->npages * self->page, 1);
 	munmap(map, len);
 	close(buf);
@@ -566,7 +573,7 @@ static const char *pieces_differ(struct _test_data_pieces *self, size_t niov, si
 #define EXPECT_ONLY_NAMED(niov, phase)					\
 	EXPECT_STREQ("", pieces_differ(self, niov, phase))
 
-/* All but one page, in whose place is another one of the same huge page. */
+/* One page is replaced by another page of the same huge page. */
 TEST_F(pieces, one_page_missing)
 {
 	size_t n = self->npages, missing[] = { 0, 1, 100, n / 2, n - 2, n - 1 }, i, niov;
@@ -578,11 +585,11 @@ TEST_F(pieces, one_page_missing)
 		name_pages(self, niov++, (missing[i] + 50) % self->npages, 1);
 		if (missing[i] + 1 < self->npages)
 			name_pages(self, niov++, missing[i] + 1, self->npages - missing[i] - 1);
-		EXPECT_ONLY_NAMED(niov, 0) TH_LOG("page %zu", missing[i]);
+		EXPECT_ONLY_NAMED(niov, 0) TH_LOG("replaced page %zu of the huge page", missing[i]);
 	}
 }
 
-/* The same with a page of other memory in that place. */
+/* One page is replaced by a page of other memory. */
 TEST_F(pieces, one_page_of_other_memory)
 {
 	size_t n = self->npages, missing[] = { 1, 100, n / 2, n - 2 }, i;
@@ -591,7 +598,7 @@ TEST_F(pieces, one_page_of_other_memory)
 		name_pages(self, 0, 0, missing[i]);
 		self->iovs[1] = (struct udmabuf_iovec) { to_u64(self->small), self->page };
 		name_pages(self, 2, missing[i] + 1, self->npages - missing[i] - 1);
-		EXPECT_ONLY_NAMED(3, 0) TH_LOG("page %zu", missing[i]);
+		EXPECT_ONLY_NAMED(3, 0) TH_LOG("replaced page %zu of the huge page", missing[i]);
 	}
 }
 
@@ -631,7 +638,7 @@ TEST_F(pieces, of_several_huge_pages)
 	EXPECT_ONLY_NAMED(2, 0);
 }
 
-/* Its end, or other memory, comes before that of the huge page. */
+/* The buffer, or the run, ends before the huge page does. */
 TEST_F(pieces, first_half_only)
 {
 	size_t half = self->npages / 2, i;
@@ -660,7 +667,7 @@ TEST_F(pieces, from_the_middle_on)
 	EXPECT_ONLY_NAMED(1, 0);
 }
 
-/* Many entries that make up whole huge pages are as good as one. */
+/* Many entries that name whole huge pages in order get huge entries, too. */
 TEST_F(pieces, all_of_them_in_order)
 {
 	size_t n = self->npages, i;
@@ -675,7 +682,7 @@ TEST_F(pieces, all_of_them_in_order)
 	EXPECT_ONLY_NAMED(4, 0);
 }
 
-/* Memory that needs more than one huge page side by side, or none */
+/* Memory with several adjacent huge pages, or without huge pages */
 
 FIXTURE(others) {
 	struct session session;
@@ -700,9 +707,9 @@ FIXTURE_TEARDOWN(others)
 }
 
 /*
- * From a page of the first on, so that this is what addresses must be behind.
- * Guards windows of a fault that end by the place in the buffer: they put small
- * entries into what the next huge one would map, and so on to the end.
+ * The buffer starts inside a huge page, so addresses must be congruent to @off.
+ * Guards against fault windows that end at multiples of their size in the
+ * buffer. They would put small entries into the range of each next huge entry.
  */
 TEST_F(others, memfd_of_huge_pages)
 {
@@ -720,7 +727,10 @@ TEST_F(others, memfd_of_huge_pages)
 	buf = test_create_memfd(self->dev, 0, memfd, off, len - off);
 	map = test_map_at_phase(buf, 0, len - off, off);
 	tables = tables_of(map, len - off);
-	/* One for the first, and those above the lowest. */
+	/*
+	 * One page table for the first huge page, and those above the lowest
+	 * level.
+	 */
 	EXPECT_EQ(has_huge_entries(), tables < HUGE_PAGES - 1) TH_LOG("%ld page tables", tables);
 	EXPECT_EQ(-1, filled_until(map, len - off, 1, off));
 	EXPECT_EQ(0, map[-1]);
@@ -729,9 +739,9 @@ TEST_F(others, memfd_of_huge_pages)
 	munmap(mem, len);
 }
 
-#define RUN_PAGES	24	/* huge pages, of which some will be neighbours */
+#define RUN_PAGES	24	/* huge pages, some of them adjacent */
 
-/* A run with room for a huge entry, but not aligned for one at these addresses. */
+/* A run as long as a huge entry, at addresses not aligned for one. */
 TEST_F_TIMEOUT(others, run_across_huge_pages, 120)
 {
 	struct udmabuf_iovec iovs[RUN_PAGES], iov;
@@ -755,29 +765,30 @@ TEST_F_TIMEOUT(others, run_across_huge_pages, 120)
 	buf = test_create(self->dev, 0, iovs, niov);
 	for (i = 0; i < ARRAY_SIZE(phases); i++) {
 		map = test_map_at_phase(buf, 0, len, phases[i]);
-		EXPECT_TRUE(buffer_is(map, iovs, niov)) TH_LOG("phase %zu", phases[i]);
+		EXPECT_TRUE(buffer_is(map, iovs, niov)) TH_LOG("mapped at phase %zu", phases[i]);
 		munmap(map, len);
 		map = test_map_at_phase(buf, self->page, len - self->page, phases[i]);
 		moved = (char *)(uintptr_t)iovs[0].base + self->page;
 		EXPECT_EQ(0, memcmp(map, moved, self->huge - self->page));
 		EXPECT_TRUE(buffer_is(map + self->huge - self->page, iovs + 1, niov - 1))
-			TH_LOG("from page 1 on, phase %zu", phases[i]);
+			TH_LOG("offset of one page, phase %zu", phases[i]);
 		munmap(map, len - self->page);
 	}
-	/* The buffer itself begins with the second page of a huge one. */
+	/* The buffer starts with the second page of a huge page. */
 	iov = (struct udmabuf_iovec) { iovs[0].base + self->page, self->huge - self->page };
 	iovs[0] = iov;
 	buf = test_create(self->dev, 0, iovs, niov);
 	for (i = 0; i < ARRAY_SIZE(phases); i++) {
 		map = test_map_at_phase(buf, 0, len - self->page, phases[i]);
-		EXPECT_TRUE(buffer_is(map, iovs, niov)) TH_LOG("phase %zu", phases[i]);
+		EXPECT_TRUE(buffer_is(map, iovs, niov))
+			TH_LOG("buffer from page 1 on, mapped at phase %zu", phases[i]);
 		munmap(map, len - self->page);
 	}
 }
 
 /*
- * Scattered small pages, the first of which lies where a huge page could begin.
- * Guards a list taken for a run.
+ * Scattered small pages, the first of them at a physical huge page boundary.
+ * Guards against a page list treated as a run.
  */
 TEST_F(others, list_that_begins_where_a_huge_page_could)
 {

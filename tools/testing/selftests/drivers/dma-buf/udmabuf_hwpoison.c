@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A page fails: before the buffer is made, while it is mapped, while a device and
- * the kernel map it. Nobody is given a page that is known to be bad, everybody
- * keeps the pages beside it, and all is given back in the end. What a page fault
- * makes of it is in udmabuf_mmap and udmabuf_hugemap, too.
+ * Memory failures: before the create, while the buffer is mapped, while a
+ * device or the kernel maps it. A page known to have failed is not handed out,
+ * all other pages stay usable, and all pages are released in the end.
+ * udmabuf_mmap and udmabuf_hugemap also test page faults.
  */
 #include "udmabuf_test.h"
 
@@ -14,11 +14,11 @@
 FIXTURE(hwpoison) {
 	struct session session;
 	int dev;
-	int fd;			/* of the memory, if the buffer is made of a file */
+	int fd;			/* of the memory, if made of a file */
 	char *mem;
 	size_t len;
 	size_t page;
-	size_t bad;		/* where that is that fails with one page */
+	size_t bad;		/* offset of the memory that fails */
 	size_t bad_len;
 	char *seen;
 };
@@ -48,7 +48,7 @@ static struct mem file_memory(enum mem_kind kind, size_t len, int *fd)
 	return mem;
 }
 
-/* In the second of two huge pages, or amid small ones */
+/* The failure is in the second of two huge pages, or among small pages. */
 FIXTURE_SETUP(hwpoison)
 {
 	bool hugetlb = variant->kind == MEM_HUGETLB;
@@ -93,7 +93,9 @@ static int try_create(const struct _test_data_hwpoison *self, bool file, __u32 f
 		__buf;							\
 	})
 
-/* Does @addr, which is as the buffer, hold what it was filled with but where it is bad? */
+/*
+ * Does @addr show the bytes of fill() with @seed, except in the failed memory?
+ */
 static bool good_part_is(const struct _test_data_hwpoison *self, const char *addr, __u64 seed)
 {
 	size_t end = self->bad + self->bad_len;
@@ -110,13 +112,17 @@ TEST_F(hwpoison, before_create)
 		EXPECT_ERRNO(EFAULT, try_create(self, variant->file, UDMABUF_FLAGS_RDONLY,
 						self->len));
 	EXPECT_NOTHING_KEPT(&self->session);
-	/* Linux 6.1 has huge pages elsewhere in the page cache: the bad one may look near. */
+	/*
+	 * Before 6.7 the page cache counts hugetlb offsets in huge pages: the
+	 * failed page may seem to be in the range.
+	 */
 	if (variant->file && variant->kind == MEM_HUGETLB && kernel_before(6, 7))
 		return;
-	EXPECT_LE(0, try_create(self, variant->file, 0, self->bad)) TH_LOG("%s", strerror(errno));
+	EXPECT_LE(0, try_create(self, variant->file, 0, self->bad))
+			TH_LOG("create without the failed page: %s", strerror(errno));
 }
 
-/* The kernel itself copies to and from user space through a mapping of the buffer. */
+/* The kernel copies from and to user space through a mapping of the buffer. */
 TEST_F(hwpoison, copies_by_the_kernel_stop_there)
 {
 	int buf = test_buffer(), pipes[2];
@@ -132,8 +138,9 @@ TEST_F(hwpoison, copies_by_the_kernel_stop_there)
 }
 
 /*
- * Page tables that have the page keep it: the kernel does not know of them. With
- * a real failure a load traps, and the process is killed with SIGBUS then.
+ * Existing page table entries stay, since the kernel's failure handling does
+ * not find them. After a real failure a load traps, and SIGBUS kills the
+ * process.
  */
 TEST_F(hwpoison, under_a_mapping)
 {
@@ -158,7 +165,9 @@ TEST_F(hwpoison, under_a_mapping)
 	EXPECT_EQ(SIGBUS, fault_signal(map + self->bad, false));
 }
 
-/* The device goes on with what it has. It gets nothing new, no copy is made for it. */
+/*
+ * The device keeps its map. New maps fail, and so do syncs, which would copy.
+ */
 TEST_F(hwpoison, while_a_device_maps_it)
 {
 	int buf = test_buffer();
@@ -179,13 +188,15 @@ TEST_F(hwpoison, while_a_device_maps_it)
 		test_device_write(imp, map.handle, end, self->seen, self->len - end);
 	test_unmap(imp, map.handle);
 
-	/* There is nobody to sync with. */
+	/* No map is left that could be synced. */
 	test_sync_cpu(buf, SYNC_START(RW));
 	test_sync_cpu(buf, SYNC_END(RW));
 	test_err_map(EHWPOISON, imp, IMPORTER_TO_DEVICE);
 }
 
-/* A kernel mapping made later has other memory there: loads from a bad page kill. */
+/*
+ * A later vmap has other memory in place of the failed page: loads are fatal.
+ */
 TEST_F(hwpoison, in_a_kernel_mapping)
 {
 	int buf = test_buffer();
@@ -213,7 +224,7 @@ TEST_F(hwpoison, in_a_kernel_mapping)
 	test_vunmap(imp);
 }
 
-/* The first kernel mapping comes after the failure. */
+/* The first vmap follows the failure. */
 TEST_F(hwpoison, before_a_kernel_mapping)
 {
 	int imp = test_attach(test_buffer(), 0, 0);
@@ -225,7 +236,10 @@ TEST_F(hwpoison, before_a_kernel_mapping)
 	EXPECT_EQ(0, self->seen[self->bad]);
 }
 
-/* A buffer of all but the page, though of its huge page, has no bad page. */
+/*
+ * A buffer without the failed page works, even with all other pages of its huge
+ * page.
+ */
 TEST_F(hwpoison, beside_the_buffer)
 {
 	size_t end = self->bad + self->bad_len, len = self->len - self->bad_len;
@@ -254,7 +268,9 @@ TEST_F(hwpoison, beside_the_buffer)
 	EXPECT_FILLED(map, len, 2);
 }
 
-/* A page with many corrected errors would be moved, but not one that is pinned. */
+/*
+ * Soft offline migrates a page with many corrected errors, but no pinned page.
+ */
 TEST_F(hwpoison, soft_offline_is_refused)
 {
 	int buf = test_buffer();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The buffer as devices see it: with bytes, through the test importer.
+ * Bytes, segments and fences as devices see them, through the test importer.
  *
  * With swiotlb=force on the kernel command line every device has a bounce
- * buffer, and its bytes are only those of the memory after a sync. Then the
- * tests also expect that nothing is seen before.
+ * buffer, whose bytes equal the memory's only after a sync. The tests then also
+ * expect that stores are not visible before the sync.
  */
 #include <pthread.h>
 
@@ -15,7 +15,7 @@ FIXTURE(device) {
 	int dev;
 	char *mem;
 	size_t len;
-	struct udmabuf_iovec iovs[4096];	/* what the buffer is made of */
+	struct udmabuf_iovec iovs[4096];	/* entries of the buffer */
 	char *seen;
 	int buf;
 	int imp;
@@ -44,7 +44,7 @@ static char *source(const struct _test_data_device *self, bool shuffled, size_t 
 	return self->mem + source_page(i, self->len / page_size(), shuffled) * page_size();
 }
 
-/* Stamp the memory so that the buffer in its order is as if filled with @seed. */
+/* Fill the memory so that the buffer has the bytes of fill() with @seed. */
 static void fill_source(const struct _test_data_device *self, bool shuffled, __u64 seed)
 {
 	size_t i, word;
@@ -57,7 +57,7 @@ static void fill_source(const struct _test_data_device *self, bool shuffled, __u
 	}
 }
 
-/* The first page of the buffer that is not as filled with @seed, or -1. */
+/* The first page of the buffer that fill() with @seed would change, or -1. */
 static long source_filled_until(const struct _test_data_device *self, bool shuffled, __u64 seed)
 {
 	size_t i;
@@ -101,7 +101,7 @@ FIXTURE_TEARDOWN(device)
 	SESSION_CLOSE(&self->session);
 }
 
-/* What the device reads is the buffer as filled with @seed. */
+/* Expect that the device reads the bytes of fill() with @seed. */
 #define EXPECT_DEVICE_SEES(imp, map, seed)				\
 	do {								\
 		test_device_read(imp, (map).handle, 0, self->seen, self->len); \
@@ -125,7 +125,7 @@ TEST_F(device, to_device)
 	EXPECT_SOURCE_FILLED(1);
 }
 
-/* Guards DMA_ATTR_SKIP_CPU_SYNC at unmap: a bounced device's bytes get lost. */
+/* Guards against DMA_ATTR_SKIP_CPU_SYNC at unmap, which loses bounced bytes. */
 TEST_F(device, from_device)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_FROM_DEVICE);
@@ -149,7 +149,7 @@ TEST_F(device, both_ways)
 
 /*
  * CPU stores reach the device at SYNC END, and with a bounce buffer not before.
- * Guards a sync of the wrong device (5.2) or of none.
+ * Guards against mainline's sync of the wrong device, and against no sync.
  */
 TEST_F(device, cpu_stores_reach_it_at_sync_end)
 {
@@ -203,7 +203,7 @@ static long synced(const char *for_whom)
 	return text_number(path, "");
 }
 
-/* Devices that do not look into the CPU's caches: all of the buffer is synced, on time. */
+/* For non-coherent devices the whole buffer is synced, at START or END. */
 TEST_F(device, caches_are_synced)
 {
 	__u32 dirs[] = { IMPORTER_BIDIRECTIONAL, IMPORTER_TO_DEVICE, IMPORTER_FROM_DEVICE }, i;
@@ -226,7 +226,7 @@ TEST_F(device, caches_are_synced)
 	}
 }
 
-/* Importers that use the CPU sync from within the kernel. */
+/* Importers that begin and end CPU access from within the kernel */
 TEST_F(device, kernel_side_cpu_access)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
@@ -251,7 +251,10 @@ TEST_F(device, kernel_mapping)
 	test_vunmap(self->imp);
 }
 
-/* The driver's areas in the kernel's address space; -1 if the kernel does not show them. */
+/*
+ * The number of the driver's vmap areas; -1 if /proc/vmallocinfo is not
+ * readable.
+ */
 static long vmap_areas(void)
 {
 	static char text[1 << 20];
@@ -265,7 +268,10 @@ static long vmap_areas(void)
 	return areas;
 }
 
-/* The core hands one mapping to all importers; the last of them unmaps it. */
+/*
+ * The core shares one vmap among all importers and frees it after the last
+ * vunmap.
+ */
 TEST_F(device, kernel_mapping_is_shared)
 {
 	int other = test_attach(self->buf, 0, 0);
@@ -285,7 +291,9 @@ TEST_F(device, kernel_mapping_is_shared)
 	EXPECT_EQ('x', source(self, variant->shuffled, 0)[1]);
 }
 
-/* A mapping that is made after another was freed shows the bytes of then. */
+/*
+ * A vmap made after an earlier one was freed shows the memory's current bytes.
+ */
 TEST_F(device, kernel_mapping_again)
 {
 	int other = test_attach(self->buf, 0, 0);
@@ -310,8 +318,8 @@ TEST_F(device, kernel_mapping_again)
 }
 
 /*
- * Guards a mapping that is kept for the next importer: page tables and address space
- * that nobody is charged for.
+ * Guards against keeping the vmap for the next importer: its page tables and
+ * vmalloc space are charged to no user.
  */
 TEST_F(device, kernel_mapping_ends_with_its_last_user)
 {
@@ -341,8 +349,8 @@ TEST_F(device, kernel_mapping_outlives_fd_and_memory)
 }
 
 /*
- * More than a 32-bit kernel has addresses for. Guards an offer of a mapping that is
- * bound to fail, of which the core warns.
+ * 256 MiB, more than the vmalloc space of a 32-bit kernel. Guards against
+ * offering a vmap that must fail: the core warns of that.
  */
 TEST_F(device, kernel_mapping_of_much)
 {
@@ -377,7 +385,7 @@ TEST_F(device, mapping_through_the_importer)
 					self->imp, 0));
 }
 
-/* The importer's references are as good as an fd's. */
+/* The importer's references keep the buffer alive, like an fd. */
 TEST_F(device, buffer_outlives_fd_and_memory)
 {
 	struct udmabuf_importer_map map;
@@ -394,7 +402,10 @@ TEST_F(device, buffer_outlives_fd_and_memory)
 
 /* Several maps at once */
 
-/* Guards one table for all: each map has its own, and all are synced. */
+/*
+ * Guards against one sg_table for all maps. Each map has its own, and every map
+ * is synced.
+ */
 TEST_F(device, two_maps_of_one_attachment)
 {
 	struct udmabuf_importer_map one = test_map(self->imp, IMPORTER_TO_DEVICE);
@@ -435,8 +446,8 @@ TEST_F(device, two_importers_with_different_limits)
 }
 
 /*
- * A device that mapped the buffer for both directions may have written or not. Its
- * bounce buffer must not overwrite that of a device which maps to write only.
+ * A device that mapped the buffer DMA_BIDIRECTIONAL may have written or not.
+ * Its bounce buffer must not overwrite the bytes of a DMA_FROM_DEVICE map.
  */
 TEST_F(device, writing_device_wins_over_one_that_may_write)
 {
@@ -459,7 +470,10 @@ TEST_F(device, writing_device_wins_over_one_that_may_write)
 	}
 }
 
-/* Not even when it has written, unmapped the buffer, and the other still maps it. */
+/*
+ * The bytes of a DMA_FROM_DEVICE map must survive its unmap, even while another
+ * device has the buffer mapped DMA_BIDIRECTIONAL.
+ */
 TEST_F(device, what_a_device_wrote_outlives_its_map)
 {
 	struct udmabuf_importer_map from, both;
@@ -483,7 +497,10 @@ TEST_F(device, what_a_device_wrote_outlives_its_map)
 	}
 }
 
-/* Nor must the end of an access that only read overwrite what the device wrote meanwhile. */
+/*
+ * The END of an access that only reads must not overwrite bytes that the device
+ * wrote after START.
+ */
 TEST_F(device, writes_while_the_cpu_reads)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
@@ -501,7 +518,7 @@ TEST_F(device, writes_while_the_cpu_reads)
 	test_unmap(self->imp, map.handle);
 }
 
-/* One device writes, the CPU is in between, the other device reads. */
+/* One device writes, the CPU accesses the buffer, then another device reads. */
 TEST_F(device, from_one_device_to_another)
 {
 	int other = test_attach(self->buf, 0, 0);
@@ -517,9 +534,9 @@ TEST_F(device, from_one_device_to_another)
 }
 
 /*
- * Guards a sync in the caller's direction. A map is for one direction only; in
- * the other, a sync would put what the bounce buffer last held over what the
- * CPU has written since.
+ * Guards against a sync in the caller's direction. A map has one direction. A
+ * sync in the other one would replace later CPU stores by the bounce buffer's
+ * old bytes.
  */
 TEST_F(device, sync_for_reading_leaves_a_map_to_the_device_alone)
 {
@@ -547,7 +564,9 @@ TEST_F(device, sync_for_writing_leaves_a_map_from_the_device_alone)
 	EXPECT_SOURCE_FILLED(2);
 }
 
-/* What the device wrote elsewhere must survive a store of the CPU. */
+/*
+ * Bytes that the device wrote must survive a CPU store elsewhere in the buffer.
+ */
 TEST_F(device, cpu_store_keeps_what_the_device_wrote)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
@@ -562,7 +581,7 @@ TEST_F(device, cpu_store_keeps_what_the_device_wrote)
 	EXPECT_SOURCE_FILLED(2);
 }
 
-/* Guards D12: mainline says EINVAL. */
+/* Guards D12: mainline returns EINVAL. */
 TEST_F(device, sync_end_without_start)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
@@ -573,8 +592,8 @@ TEST_F(device, sync_end_without_start)
 }
 
 /*
- * A sync without anybody to sync for does nothing at all. Guards the count of
- * those there are: whoever maps after others have come and gone is synced.
+ * A sync does nothing if no importer has the buffer mapped. Guards the count of
+ * maps: a map made after others were unmapped must be synced.
  */
 TEST_F(device, sync_after_others_have_come_and_gone)
 {
@@ -604,7 +623,9 @@ TEST_F(device, sync_after_others_have_come_and_gone)
 	}
 }
 
-/* Guards D3: stale bytes of an earlier sync come back. No importer at all. */
+/*
+ * Guards D3: stale bytes of an earlier sync return. No importer has the buffer.
+ */
 TEST_F(device, repeated_sync_brings_nothing_back)
 {
 	test_detach(self->imp);
@@ -618,7 +639,9 @@ TEST_F(device, repeated_sync_brings_nothing_back)
 
 /* Segments */
 
-/* Of a device with these limits; @boundary 0: none. Are they as they should be? */
+/*
+ * Check the segments for a device with these limits; @boundary 0: no boundary.
+ */
 #define EXPECT_SEGMENTS(frames, max, boundary)				\
 	do {								\
 		size_t __npages = self->len / page_size();		\
@@ -628,7 +651,7 @@ TEST_F(device, repeated_sync_brings_nothing_back)
 					     (boundary) ? (boundary) - 1 : 0)); \
 		__m = test_map(__imp, IMPORTER_TO_DEVICE);		\
 		EXPECT_EQ(count_segments(frames, __npages, max, boundary), __m.nents) \
-			TH_LOG("at most %zu bytes, boundary %zu", (size_t)(max), \
+			TH_LOG("segments of at most %zu bytes, boundary %zu", (size_t)(max), \
 			       (size_t)(boundary));			\
 		EXPECT_GE(max, __m.longest);				\
 		EXPECT_EQ(self->len, __m.bytes);			\
@@ -649,7 +672,10 @@ TEST_F(device, one_segment_for_each_run)
 		EXPECT_SEGMENTS(frames, limits[i], 0);
 }
 
-/* Some devices cannot count on across a boundary, wherever a segment starts. */
+/*
+ * Some devices cannot increment an address across a boundary, wherever the
+ * segment starts.
+ */
 TEST_F(device, no_segment_crosses_a_boundary)
 {
 	size_t page = page_size(), most = swiotlb_forced() ? BOUNCE_MAX : SIZE_MAX, i;
@@ -668,7 +694,7 @@ TEST_F(device, no_segment_crosses_a_boundary)
 	}
 }
 
-/* A device that says nothing takes 64 KiB at a time: the kernel's default. */
+/* A device without a limit gets segments up to 64 KiB, the kernel's default. */
 TEST_F(device, default_segment_limit)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
@@ -676,7 +702,7 @@ TEST_F(device, default_segment_limit)
 	EXPECT_GE(64 << 10, map.longest);
 }
 
-/* One that cannot take a whole page is not attached. */
+/* The attach of a device that cannot take a whole page fails. */
 TEST_F(device, less_than_a_page_is_no_segment)
 {
 	int imp = importer_open();
@@ -687,7 +713,9 @@ TEST_F(device, less_than_a_page_is_no_segment)
 	EXPECT_EQ(EINVAL, errno);
 }
 
-/* A device that reaches little memory may bounce, and then in smaller pieces. */
+/*
+ * A small DMA mask may need bounce buffers, which limit the segments' length.
+ */
 TEST_F(device, small_dma_mask)
 {
 	int imp = test_attach(self->buf, 0xffffffff, 1 << 30);
@@ -702,7 +730,7 @@ TEST_F(device, small_dma_mask)
 	EXPECT_SOURCE_FILLED(2);
 }
 
-/* An offset, a page boundary and a segment boundary in one. */
+/* A write at an offset, across a page boundary and a segment boundary */
 TEST_F(device, part_of_a_map)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
@@ -717,8 +745,9 @@ TEST_F(device, part_of_a_map)
 }
 
 /*
- * The table's array is allocated for a bound on the number of segments. These
- * buffers have as many: with KASAN a bound that is less by one is found out.
+ * The sg_table's array is sized by an upper bound on the number of segments.
+ * These buffers have exactly as many, so that KASAN detects a bound too low by
+ * one.
  */
 
 FIXTURE(tables) {
@@ -740,7 +769,7 @@ FIXTURE_TEARDOWN(tables)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Segments of @buf for a device with these limits, in pages; 0: no boundary. */
+/* The segments of @buf for a device with limits in pages; @boundary 0: none. */
 static unsigned int segments(int buf, size_t max, size_t boundary)
 {
 	struct udmabuf_importer_map map = {};
@@ -753,16 +782,18 @@ static unsigned int segments(int buf, size_t max, size_t boundary)
 	return map.nents;
 }
 
-/* Three times the same pages of one huge page, so three runs. */
+/* Three runs: the same pages of one huge page, three times. */
 TEST_F(tables, runs_that_are_cut)
 {
 	struct mem mem = mem_get(MEM_HUGETLB, hugetlb_size());
 	struct { size_t first, npages, max, boundary, segments; } rows[] = {
-		/* not at all: of the largest pages, four are what can be bounced in one */
+		/*
+		 * not split: swiotlb bounces four pages in one, even of 64 KiB
+		 */
 		{ 0, 1, 64, 0, 1 }, { 0, 4, 64, 0, 1 },
-		{ 0, 7, 3, 0, 3 },				/* by the longest segment */
-		{ 3, 2, 64, 4, 2 }, { 3, 6, 64, 4, 3 },		/* by a boundary */
-		{ 12, 5, 3, 16, 3 },				/* by both */
+		{ 0, 7, 3, 0, 3 },				/* split by the longest segment */
+		{ 3, 2, 64, 4, 2 }, { 3, 6, 64, 4, 3 },		/* split by a boundary */
+		{ 12, 5, 3, 16, 3 },				/* split by both */
 	};
 	size_t i;
 
@@ -776,16 +807,19 @@ TEST_F(tables, runs_that_are_cut)
 		int buf = test_create(self->dev, 0, iovs, ARRAY_SIZE(iovs));
 
 		EXPECT_EQ(3 * rows[i].segments, segments(buf, rows[i].max, rows[i].boundary))
-			TH_LOG("row %zu", i);
+			TH_LOG("segments of rows[%zu]", i);
 		close(buf);
 	}
 }
 
 #define SHMEM_FOLIOS	"/sys/kernel/mm/transparent_hugepage/hugepages-16kB/shmem_enabled"
 #define FOLIO_PAGES	4
-#define NFOLIOS		256	/* the fewest that are kept as a list */
+#define NFOLIOS		256	/* the fewest folios kept as a list */
 
-/* A memfd of folios that lie in another order than in the file. */
+/*
+ * A memfd, mapped at @mem, of folios in another physical order than in the
+ * file.
+ */
 static int scattered_folios(int dev, char *mem, size_t folio)
 {
 	int fd = sealed_memfd(NFOLIOS * folio, 0, F_SEAL_SHRINK);
@@ -799,19 +833,21 @@ static int scattered_folios(int dev, char *mem, size_t folio)
 		items[i].size = folio;
 		mem[items[i].offset] = 1;
 	}
-	/* What is to be moved is so now, in this order. */
+	/* Migrate the folios out of movable memory now, in this order. */
 	close(_create_list(dev, 0, items, NFOLIOS));
 	return fd;
 }
 
-/* The same so that no two lie side by side, or -1. */
+/* The same with no two folios adjacent, or -1. */
 static int folios_apart(int dev, char *mem, size_t folio)
 {
 	struct udmabuf_iovec iov = { to_u64(mem), NFOLIOS * folio };
 	int attempts, fd = -1;
 	__u64 *frames;
 
-	/* What is held makes the next ones lie elsewhere. */
+	/*
+	 * Earlier folios stay allocated, so that the next ones lie elsewhere.
+	 */
 	for (attempts = 0; attempts < LAYOUT_ATTEMPTS; attempts++) {
 		fd = scattered_folios(dev, mem, folio);
 		frames = entries_frames(&iov, 1);
@@ -839,9 +875,9 @@ TEST_F(tables, folios_of_a_list)
 }
 
 /*
- * A buffer that names one page at its start and at its end has a bounce slot for each.
- * All slots are copied to the memory in the buffer's order, so bytes that the device
- * wrote through the first one are lost to those of the last one.
+ * A buffer that names one page at its start and at its end has a bounce slot
+ * for each. All slots are copied to the memory in the buffer's order. So bytes
+ * of the last slot replace bytes that the device wrote through the first one.
  */
 
 FIXTURE(twice) {
@@ -855,7 +891,7 @@ FIXTURE(twice) {
 
 FIXTURE_VARIANT(twice) {
 	__u32 dir;
-	bool sync;	/* rather than unmap */
+	bool sync;	/* sync instead of unmap */
 };
 
 FIXTURE_VARIANT_ADD(twice, unmap_from_device) { .dir = IMPORTER_FROM_DEVICE };
@@ -885,7 +921,7 @@ FIXTURE_TEARDOWN(twice)
 	SESSION_CLOSE(&self->session);
 }
 
-/* The device has written seed 2 to @len bytes at @off: let the CPU have them. */
+/* Let the device write seed 2 to @len bytes at @off, and the CPU see them. */
 #define DEVICE_WRITES(off, len)						\
 	do {								\
 		struct udmabuf_importer_map __m = test_map(self->imp, variant->dir); \
@@ -911,7 +947,7 @@ TEST_F(twice, bytes_of_the_last_place_are_kept)
 	EXPECT_EQ(-1, filled_until(self->mem + self->page, self->page, 1, self->page));
 }
 
-/* The kernel's check of DMA mappings, if it has one, counts seven of a cache line. */
+/* CONFIG_DMA_API_DEBUG counts at most seven mappings of a cache line. */
 TEST_F(twice, eight_times_and_more)
 {
 	struct udmabuf_iovec iovs[16];
@@ -927,7 +963,10 @@ TEST_F(twice, eight_times_and_more)
 	close(buf);
 }
 
-/* Bytes that the device has not written are those of the memory before, never another's. */
+/*
+ * Bytes that the device has not written keep the memory's value. They never
+ * show memory of another user.
+ */
 TEST_F(twice, unwritten_bytes_stay)
 {
 	size_t half = self->page / 2;
@@ -937,7 +976,7 @@ TEST_F(twice, unwritten_bytes_stay)
 	EXPECT_EQ(-1, filled_until(self->mem + half, 2 * self->page - half, 1, half));
 }
 
-/* Both slots get what the CPU stored, and the CPU gets it back. */
+/* CPU stores reach both slots, and the CPU reads them back. */
 TEST_F(twice, stores_of_the_cpu_reach_both_places)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_BIDIRECTIONAL);
@@ -955,8 +994,8 @@ TEST_F(twice, stores_of_the_cpu_reach_both_places)
 }
 
 /*
- * Fences: a device that is not done yet. SYNC START waits for it first and syncs then;
- * in the other order a bounce buffer's last bytes would never reach the CPU.
+ * Fences of a device that is still busy. SYNC START waits first and then syncs.
+ * In the other order a bounce buffer's last bytes would never reach the CPU.
  */
 
 FIXTURE(fences) {
@@ -986,7 +1025,7 @@ FIXTURE_TEARDOWN(fences)
 	SESSION_CLOSE(&self->session);
 }
 
-/* A thread in SYNC START */
+/* A thread that calls SYNC START */
 struct starter {
 	pthread_t thread;
 	int buf;
@@ -1011,7 +1050,10 @@ static void *starter_thread(void *arg)
 	return NULL;
 }
 
-/* Does it wait? It is given until it either does or ends. */
+/*
+ * Start a thread in SYNC START, and wait until it blocks or ends. Returns true
+ * if it blocks.
+ */
 static bool start_waits(struct starter *starter, int buf, __u64 flags)
 {
 	pid_t tid;
@@ -1050,14 +1092,15 @@ TEST_F(fences, start_syncs_after_the_wait)
 		EXPECT_FALSE(has_ended(&starter));
 		test_signal(self->imp);
 		EXPECT_EQ(0, start_error(&starter));
-		EXPECT_FILLED(self->mem, self->len, 2) TH_LOG("direction %u", dirs[i % 2]);
+		EXPECT_FILLED(self->mem, self->len, 2)
+			TH_LOG("CPU does not see the device's bytes, direction %u", dirs[i % 2]);
 		test_sync_cpu(self->buf, SYNC_END(RW));
 		test_unmap(self->imp, map.handle);
 		EXPECT_FILLED(self->mem, self->len, 2);
 	}
 }
 
-/* Guards a look for maps before the wait only. */
+/* Guards against looking for maps only before the wait. */
 TEST_F(fences, start_syncs_maps_made_during_the_wait)
 {
 	struct udmabuf_importer_map map;
@@ -1110,7 +1153,10 @@ TEST_F(fences, signal_interrupts_the_wait)
 	EXPECT_FILLED(self->mem, self->len, 2);
 }
 
-/* Guards a lock that is held meanwhile: a fence may take as long as its device likes. */
+/*
+ * Guards against holding a lock while waiting: a fence may take arbitrarily
+ * long.
+ */
 TEST_F(fences, wait_holds_up_nobody_else)
 {
 	int other = test_attach(self->buf, 0, 0);
@@ -1134,7 +1180,7 @@ TEST_F(fences, wait_holds_up_nobody_else)
 	EXPECT_EQ(0, start_error(&starter));
 }
 
-/* Nothing waits for a device that is gone. */
+/* Closing the importer signals its fence. */
 TEST_F(fences, closing_the_importer_ends_the_wait)
 {
 	struct starter starter;
@@ -1146,7 +1192,7 @@ TEST_F(fences, closing_the_importer_ends_the_wait)
 	EXPECT_EQ(0, start_error(&starter));
 }
 
-/* Maps that fail, and everything at the same time */
+/* Maps that fail, and concurrent calls */
 
 FIXTURE(races) {
 	struct session session;
@@ -1171,8 +1217,8 @@ FIXTURE_TEARDOWN(races)
 }
 
 /*
- * More than all bounce buffers together: the mapping fails half way, and what
- * it had is given back, or the next one fails as well.
+ * The buffer exceeds all bounce buffers: the map fails half way. The bounce
+ * buffers it had must be freed, or the next map fails too.
  */
 TEST_F(races, map_that_fails_half_way)
 {
@@ -1208,9 +1254,9 @@ static void *race_map(void *arg)
 	_attach(imp, *(int *)arg, 0, 0);
 	while (now_ms() < race_until) {
 		if (_map(imp, IMPORTER_BIDIRECTIONAL, &map))
-			return "map";
+			return "IMPORTER_MAP failed";
 		if (_unmap(imp, map.handle))
-			return "unmap";
+			return "IMPORTER_UNMAP failed";
 	}
 	close(imp);
 	return NULL;
@@ -1223,7 +1269,7 @@ static void *race_vmap(void *arg)
 	_attach(imp, *(int *)arg, 0, 0);
 	while (now_ms() < race_until)
 		if (_vmap(imp) || ioctl(imp, IMPORTER_VUNMAP))
-			return "vmap";
+			return "IMPORTER_VMAP or IMPORTER_VUNMAP failed";
 	close(imp);
 	return NULL;
 }
@@ -1233,7 +1279,7 @@ static void *race_sync(void *arg)
 	while (now_ms() < race_until)
 		if (_sync_cpu(*(int *)arg, SYNC_START(READ)) ||
 		    _sync_cpu(*(int *)arg, SYNC_END(READ)))
-			return "sync";
+			return "DMA_BUF_IOCTL_SYNC failed";
 	return NULL;
 }
 
@@ -1243,15 +1289,15 @@ static void *race_mmap(void *arg)
 		char *map = _map_buf(*(int *)arg, 16 * page_size(), PROT_READ, 0);
 
 		if (map == MAP_FAILED || filled_until(map, 16 * page_size(), 1, 0) != -1)
-			return "mmap";
+			return "mmap() of the buffer failed or shows wrong bytes";
 		munmap(map, 16 * page_size());
 	}
 	return NULL;
 }
 
 /*
- * A map that is made while others sync holds what was in the memory before, and
- * what its device wrote is there once it is gone.
+ * A map made while other threads sync shows the memory's previous bytes. After
+ * its unmap the memory has the bytes that the device wrote.
  */
 TEST_F(races, map_while_others_sync)
 {
@@ -1287,8 +1333,8 @@ TEST_F(races, map_while_others_sync)
 }
 
 /*
- * Stores between SYNC START and END, against a thread that maps and unmaps on demand:
- * the first map is turn 1, its unmap turn 2, and so on.
+ * Stores between SYNC START and END, while another thread maps and unmaps on
+ * request: the first map is turn 1, its unmap turn 2, and so on.
  */
 #define STORE_LEN	(16UL << 20)
 #define STORE_PAGES	64
@@ -1297,7 +1343,7 @@ TEST_F(races, map_while_others_sync)
 static struct {
 	int imp;
 	struct udmabuf_importer_map map;
-	int asked;	/* for this turn and all before */
+	int asked;	/* latest turn requested */
 	int done;
 	const char *failed;
 } mapper;
@@ -1314,7 +1360,7 @@ static void *mapper_thread(void *arg)
 		else
 			ret = _unmap(mapper.imp, mapper.map.handle);
 		if (ret)
-			mapper.failed = turn % 2 ? "map" : "unmap";
+			mapper.failed = turn % 2 ? "IMPORTER_MAP failed" : "IMPORTER_UNMAP failed";
 		__atomic_store_n(&mapper.done, turn, __ATOMIC_RELEASE);
 	}
 	return NULL;
@@ -1327,7 +1373,10 @@ struct stores {
 	__u64 count;
 };
 
-/* The first word of each page that a map copies first or last */
+/*
+ * The first word of one of the pages that a map copies first or last, by index
+ * @i
+ */
 static volatile __u64 *store_word(char *mem, size_t i)
 {
 	size_t page = i < STORE_PAGES / 2 ? i : STORE_LEN / page_size() - STORE_PAGES + i;
@@ -1341,7 +1390,9 @@ static int store_once(struct stores *stores, int turn)
 
 	if (_sync_cpu(stores->buf, SYNC_START(RW)))
 		return -1;
-	/* Whatever is done in this turn is done after a START and before an END. */
+	/*
+	 * The requested map or unmap runs after this START and before some END.
+	 */
 	__atomic_store_n(&mapper.asked, turn, __ATOMIC_RELEASE);
 	stores->last[i] = stores->count;
 	*store_word(stores->mem, i) = stores->count;
@@ -1354,8 +1405,8 @@ static bool turn_is_done(int turn)
 }
 
 /*
- * For as long as the turn takes. Most of it is spent outside of START and END: if END is
- * the first to see a new map, it repairs what was lost.
+ * Store until the turn is done. Most of the time is outside of START and END,
+ * because an END that is the first to see a new map repairs a lost store.
  */
 static int store_through(struct stores *stores, int turn)
 {
@@ -1371,8 +1422,8 @@ static int store_through(struct stores *stores, int turn)
 }
 
 /*
- * How many pages of @addr, which is the buffer's memory or a copy, lack their last store.
- * The next call does not count the same loss again.
+ * The number of pages at @addr (the buffer's memory or a copy) that lack their
+ * last store. The next call does not count the same loss again.
  */
 static size_t stores_lost(struct stores *stores, char *addr)
 {
@@ -1388,10 +1439,10 @@ static size_t stores_lost(struct stores *stores, char *addr)
 }
 
 /*
- * Guards a map that exists before syncs know of it, and one that syncs have forgotten
- * while it still exists: nobody syncs a store made meanwhile, and later the bounce
- * buffer's old bytes replace it. An unmap may do so to the store of one START and END,
- * between which it came.
+ * Guards against a map that exists before syncs see it, or still exists after
+ * syncs stop seeing it. Stores are then not synced, and the bounce buffer's old
+ * bytes replace them later. An unmap between START and END may replace the
+ * store of that one access.
  */
 TEST_F_TIMEOUT(races, bracketed_stores_against_map_and_unmap, 120)
 {
@@ -1407,19 +1458,25 @@ TEST_F_TIMEOUT(races, bracketed_stores_against_map_and_unmap, 120)
 	for (turn = 1; turn <= STORE_TURNS; turn += 2) {
 		ASSERT_EQ(0, store_through(&stores, turn));
 		test_device_read(mapper.imp, mapper.map.handle, 0, seen, STORE_LEN);
-		EXPECT_EQ(0, stores_lost(&stores, seen)) TH_LOG("to the device, turn %d", turn);
+		EXPECT_EQ(0, stores_lost(&stores, seen))
+			TH_LOG("stores lost to the device, turn %d", turn);
 		test_sync_cpu(stores.buf, SYNC_START(RW));
-		EXPECT_EQ(0, stores_lost(&stores, stores.mem)) TH_LOG("by a map, turn %d", turn);
+		EXPECT_EQ(0, stores_lost(&stores, stores.mem))
+			TH_LOG("stores lost to a map, turn %d", turn);
 		test_sync_cpu(stores.buf, SYNC_END(RW));
 
 		ASSERT_EQ(0, store_through(&stores, turn + 1));
-		EXPECT_GE(1, stores_lost(&stores, stores.mem)) TH_LOG("by an unmap, turn %d", turn);
+		EXPECT_GE(1, stores_lost(&stores, stores.mem))
+			TH_LOG("stores lost to an unmap, turn %d", turn);
 	}
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_EQ(NULL, mapper.failed) TH_LOG("%s", mapper.failed);
 }
 
-/* Guards 5.2 of mainline: what its sync creates and map frees is not locked. */
+/*
+ * Guards against mainline's race: its sync creates an object that map frees,
+ * and no lock protects it.
+ */
 TEST_F(races, map_vmap_mmap_and_sync)
 {
 	void *(*racers[])(void *) = {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Somebody tries to get at what is not theirs through a buffer: at other pages of
- * the same memory, at memory that they may only read, at the pages of a file, at
- * memory and quota of others.
+ * An attacker uses a buffer to reach memory without permission: other pages of
+ * the same memory, read-only memory, pages of a file, memory and quota of other
+ * users.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -40,15 +40,15 @@ static int create_error(int dev, __u32 flags, const void *addr, size_t len)
 }
 
 /*
- * Who takes pages through a mapping: they must not be had there, neither where
- * the page table has small entries nor where it has huge ones.
+ * Calls that pin or copy pages through a mapping of a buffer. They must fail,
+ * for small page table entries and for huge ones.
  */
 
 FIXTURE(taken) {
 	struct session session;
 	char *mem;
 	char *map;
-	char *own;		/* a page from which the same works */
+	char *own;		/* ordinary page: the same call succeeds */
 	size_t page;
 	size_t len;
 };
@@ -109,7 +109,7 @@ TEST_F(taken, by_direct_io)
 	EXPECT_ERRNO(EFAULT, pread(fd, self->map + self->len - self->page, self->page, 0));
 }
 
-/* Of linux/io_uring.h, which not every libc's sys/mount.h gets on with */
+/* From linux/io_uring.h, which conflicts with the sys/mount.h of some libcs */
 #define REGISTER_BUFFERS	0
 #define UNREGISTER_BUFFERS	1
 
@@ -144,7 +144,7 @@ TEST_F(taken, by_a_pipe)
 	EXPECT_ERRNO(EFAULT, vmsplice(pipes[1], &page, 1, SPLICE_F_GIFT));
 }
 
-/* A child that has stopped, and then tells what comes of a store to @addr. */
+/* A stopped child that will exit with the signal of a store to @addr, or 0. */
 static pid_t traced_child(char *addr)
 {
 	pid_t pid = fork();
@@ -158,8 +158,8 @@ static pid_t traced_child(char *addr)
 }
 
 /*
- * A debugger may write to memory that is to be read only. Not so here, and
- * afterwards the mapping is what it was.
+ * ptrace may write to read-only memory of the tracee. On a buffer's mapping it
+ * must fail, and leave the mapping's protection unchanged.
  */
 TEST_F(taken, by_a_debugger)
 {
@@ -200,7 +200,10 @@ TEST_F(taken, by_another_process)
 	reap(pid);
 }
 
-/* A buffer of some pages of two huge pages: the others belong to the owner alone. */
+/*
+ * A buffer of some pages of two huge pages. All other pages stay private to the
+ * owner.
+ */
 
 #define PIECES	3
 
@@ -241,7 +244,10 @@ FIXTURE_SETUP(pieces)
 	self->mem = mem.addr;
 	self->mem_len = mem.len;
 	fill(self->mem, self->mem_len, 1);
-	/* From within, across the border, and the end. */
+	/*
+	 * Pages inside a huge page, across the border of the two, and the last
+	 * page.
+	 */
 	name_piece(self, 0, 3 * self->page, 3);
 	name_piece(self, 1, mem.len / 2 - self->page, 2);
 	name_piece(self, 2, mem.len - self->page, 1);
@@ -256,7 +262,10 @@ FIXTURE_TEARDOWN(pieces)
 	SESSION_CLOSE(&self->session);
 }
 
-/* The offset in the memory of the first page that is not as if all of the buffer were 'x'. */
+/*
+ * Expects 'x' in all pages of the buffer and fill() bytes elsewhere. Returns
+ * the offset in the memory of the first wrong page, or -1.
+ */
 static long wrong_page(const struct _test_data_pieces *self)
 {
 	size_t off, i;
@@ -295,7 +304,10 @@ TEST_F(pieces, kernel_writes_no_other_page)
 	EXPECT_EQ(-1, wrong_page(self));
 }
 
-/* An importer's file is not the dma-buf's: its size and mode bound nothing. */
+/*
+ * The importer's file has its own size and mode. The size and mode of the
+ * dma-buf must limit a mapping made through it.
+ */
 TEST_F(pieces, importers_mapping_ends_with_the_buffer)
 {
 	int imp = test_attach(self->buf, 0, 0);
@@ -317,7 +329,7 @@ TEST_F(pieces, remapping_shows_no_other_page)
 	ASSERT_EQ(0, remap_file_pages(map, page, 0, npages - 1, 0));
 	map[0] = 'y';
 	EXPECT_EQ('y', self->mem[self->mem_len - page]);
-	/* Each of these that fails leaves a hole. */
+	/* Each failing call leaves a hole at its target address. */
 	EXPECT_ERRNO(EINVAL, remap_file_pages(map + 2 * page, page, 0, npages, 0));
 	EXPECT_ERRNO(EINVAL, remap_file_pages(map + 3 * page, 2 * page, 0, npages - 1, 0));
 	EXPECT_EQ(MAP_FAILED, mremap(map + page, page, page, MREMAP_MAYMOVE | MREMAP_DONTUNMAP));
@@ -327,8 +339,8 @@ TEST_F(pieces, remapping_shows_no_other_page)
 }
 
 /*
- * Pages of a file. A file system has to know of every store to them, and who
- * may only read the file must not write to them.
+ * Pages of a file. The file system must be told of every store to them. A user
+ * who may only read the file must not be able to write to it.
  */
 
 FIXTURE(files) {
@@ -341,7 +353,7 @@ FIXTURE(files) {
 
 FIXTURE_VARIANT(files) {
 	const char *fstype;
-	bool in_memory;		/* nobody has to know */
+	bool in_memory;		/* stores need no notification */
 };
 
 FIXTURE_VARIANT_ADD(files, ext4) { .fstype = "ext4" };
@@ -368,21 +380,27 @@ FIXTURE_TEARDOWN(files)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Guards the allow-list: GUP takes them for reading, and on Linux 6.1 for writing. */
+/*
+ * Guards the allow-list: GUP pins file pages for reading, and on Linux 6.1 also
+ * for writing.
+ */
 TEST_F(files, shared_mapping)
 {
 	int err = variant->in_memory ? 0 : EOPNOTSUPP;
 	int rdonly_err = kernel_before(6, 2) ? EOPNOTSUPP : err;
 
-	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len)) TH_LOG("a hole");
+	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len))
+		TH_LOG("create from a hole of the file");
 	EXPECT_EQ(rdonly_err, create_error(self->dev, UDMABUF_FLAGS_RDONLY, self->file, self->len))
-		TH_LOG("a hole, for reading");
+		TH_LOG("read-only create from a hole of the file");
 	fill(self->file, self->len, 1);
-	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len)) TH_LOG("dirty");
+	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len))
+		TH_LOG("create from dirty pages of the file");
 	ASSERT_EQ(0, fsync(self->fd));
-	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len)) TH_LOG("clean");
+	EXPECT_EQ(err, create_error(self->dev, 0, self->file, self->len))
+		TH_LOG("create from clean pages of the file");
 	EXPECT_EQ(rdonly_err, create_error(self->dev, UDMABUF_FLAGS_RDONLY, self->file, self->len))
-		TH_LOG("clean, for reading");
+		TH_LOG("read-only create from clean pages of the file");
 	EXPECT_NOTHING_KEPT(&self->session);
 	EXPECT_FILLED(self->file, self->len, 1);
 }
@@ -401,12 +419,15 @@ TEST_F(files, private_mapping_is_a_copy)
 	EXPECT_FILLED(self->file, self->len, 1);
 }
 
-/* Through a buffer of the @copy, which leaves the @original as it was. */
+/* Change the @copy through a buffer; the @original must stay unchanged. */
 static void change_copy(int dev, char *copy, const char *original, size_t len)
 {
 	int buf = _create_one(dev, 0, copy, len);
 
-	/* Where all free huge pages are in a movable zone, there is none for a copy. */
+	/*
+	 * If all free huge pages are in a movable zone, the pin cannot allocate
+	 * the copy. Let stores of this process allocate it.
+	 */
 	if (buf < 0 && errno == EFAULT && len == mem_len(MEM_HUGETLB)) {
 		fill(copy, len, 3);
 		buf = _create_one(dev, 0, copy, len);
@@ -417,7 +438,10 @@ static void change_copy(int dev, char *copy, const char *original, size_t len)
 	CHILD_CHECK(filled_until(original, len, 1, 0) == -1);
 }
 
-/* What a user can do with a program that everybody runs and root alone may change. */
+/*
+ * A user's attempts to change a program that only root may write to. All users
+ * execute the program.
+ */
 static void try_to_change(int dev, int program, size_t len, bool in_memory)
 {
 	char *text = mmap(NULL, len, PROT_READ | PROT_EXEC, MAP_SHARED, program, 0);
@@ -433,7 +457,7 @@ static void try_to_change(int dev, int program, size_t len, bool in_memory)
 		CHILD_CHECK(in_memory ? buf >= 0 : errno == EOPNOTSUPP);
 		CHILD_CHECK(_map_buf(buf, len, PROT_READ | PROT_WRITE, 0) == MAP_FAILED);
 	}
-	/* A copy of one's own may be changed. */
+	/* The user may change a private copy. */
 	CHILD_CHECK(!mprotect(copy, len, PROT_READ | PROT_WRITE));
 	change_copy(dev, copy, text, len);
 	_exit(0);
@@ -460,7 +484,7 @@ TEST_F(files, program_of_others)
 	EXPECT_FILLED(self->file, self->len, 1);
 }
 
-/* A memfd that another user was given to read from, and one that is sealed later */
+/* A memfd passed to another user read-only, and a memfd that is sealed later */
 
 FIXTURE(memfds) {
 	struct session session;
@@ -540,7 +564,7 @@ TEST_F(memfds, received_for_reading)
 	EXPECT_FILLED(self->mem, self->len, 1);
 }
 
-/* As for a buffer made of the memfd itself */
+/* The seal fails with EBUSY, as it does for a buffer created from the memfd. */
 TEST_F(memfds, write_seal_waits_for_a_buffer_of_its_mapping)
 {
 	int buf = test_create_one(self->dev, 0, self->mem, self->len);
@@ -552,7 +576,7 @@ TEST_F(memfds, write_seal_waits_for_a_buffer_of_its_mapping)
 	EXPECT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_WRITE));
 }
 
-/* Guards VM_MAYWRITE, which a writable file of an importer sets. */
+/* Guards VM_MAYWRITE: a mapping of the importer's writable file has it set. */
 TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 {
 	char *map;
@@ -568,7 +592,9 @@ TEST_F(memfds, sealed_later_importer_maps_it_for_reading_only)
 	EXPECT_EQ(SIGSEGV, fault_signal(map, true));
 }
 
-/* Each memfd's seals count, also if it is named again, after others. */
+/*
+ * The seals of each memfd count, also if the list names it again after others.
+ */
 TEST_F(memfds, sealed_later_is_any_of_several)
 {
 	static const size_t order[] = { 0, 1, 2, 1, 0 };
@@ -594,13 +620,13 @@ TEST_F(memfds, sealed_later_is_any_of_several)
 	}
 }
 
-/* A container in a container, whose memory is limited */
+/* Nested cgroups with a memory limit */
 
 #define GROUP_LIMIT	(2560 * page_size())
-#define GROUP_SLACK	(GROUP_LIMIT / 10)	/* each CPU keeps some pages charged */
+#define GROUP_SLACK	(GROUP_LIMIT / 10)	/* each CPU caches a charge of some pages */
 #define TOO_MUCH	(2 * GROUP_LIMIT)
 #define LISTS_LIMIT	((4UL << 20) + 64 * page_size())
-#define LISTED		16384	/* pages, in as many pieces, of 256 different ones */
+#define LISTED		16384	/* single-page entries, of 256 different pages */
 #define MOST_BUFFERS	96
 
 FIXTURE(memcg) {
@@ -634,7 +660,7 @@ FIXTURE_TEARDOWN(memcg)
 	cgroups_close(&self->groups);
 }
 
-/* A buffer of @len bytes that nobody has touched yet. */
+/* Create a buffer of @len bytes of memory that is not yet allocated. */
 static int create_untouched(int dev, bool memfd, size_t len)
 {
 	int fd = memfd ? sealed_memfd(len, 0, F_SEAL_SHRINK) : -1;
@@ -648,7 +674,7 @@ static int create_untouched(int dev, bool memfd, size_t len)
 	return buf;
 }
 
-/* Does the outer group's memory come down to next to nothing? */
+/* Does the usage of the outer group drop to GROUP_SLACK or less? */
 static bool group_gets_empty(const struct cgroups *groups)
 {
 	long long deadline = now_ms() + SETTLE_MS;
@@ -660,8 +686,9 @@ static bool group_gets_empty(const struct cgroups *groups)
 }
 
 /*
- * The pages are the creator's group's, and those above it, until the last
- * reference is gone: also when the creator and the group are.
+ * Pages are charged to the creator's memcg and its ancestors until the last
+ * reference is gone, even after the creator has exited and its memcg is
+ * removed.
  */
 TEST_F(memcg, pages_stay_charged)
 {
@@ -684,7 +711,10 @@ TEST_F(memcg, pages_stay_charged)
 	EXPECT_TRUE(group_gets_empty(&self->groups));
 }
 
-/* Who wants too much gets ENOMEM or is killed, and nobody else: we are outside. */
+/*
+ * Exceeding the limit gives ENOMEM or a memcg OOM kill of the creator. This
+ * process is outside the memcg and must survive.
+ */
 static bool ran_out_of_memory(int status)
 {
 	return !status || status == 128 + SIGKILL;
@@ -704,12 +734,15 @@ TEST_F(memcg, too_many_pages)
 		_exit(0);
 	}
 	status = reap(pid);
-	EXPECT_TRUE(ran_out_of_memory(status)) TH_LOG("status %d", status);
+	EXPECT_TRUE(ran_out_of_memory(status)) TH_LOG("creator exited with %d", status);
 	EXPECT_NOTHING_KEPT(&self->session);
 	EXPECT_TRUE(group_gets_empty(&self->groups));
 }
 
-/* Of the pages of @fd, or of its mapping @mem, so that no neighbours follow each other. */
+/*
+ * Create a list buffer of the pages of @fd, or of its mapping @mem, in an order
+ * in which no page is followed by its neighbour.
+ */
 static int create_listed(int dev, bool memfd, int fd, const char *mem)
 {
 	size_t page = page_size(), place = 0, i;
@@ -721,7 +754,10 @@ static int create_listed(int dev, bool memfd, int fd, const char *mem)
 	for (i = 0; i < LISTED; i++) {
 		size_t off = place * page;
 
-		/* All of them, and at no distance that they could lie at by chance */
+		/*
+		 * Visits all 256 pages, at distances unlikely to match physical
+		 * contiguity.
+		 */
 		place = (place * 5 + 3) % 256;
 		if (memfd)
 			items[i] = (struct udmabuf_create_item) { fd, 0, off, page };
@@ -735,7 +771,10 @@ static int create_listed(int dev, bool memfd, int fd, const char *mem)
 	return buf;
 }
 
-/* What the driver notes of each page, 128 KiB a buffer; the pages are ours. */
+/*
+ * Charges the driver's page lists, 128 KiB per buffer. The pages are charged to
+ * this process, which is outside the memcg.
+ */
 TEST_F(memcg, too_many_lists)
 {
 	size_t len = 256 * page_size(), count = 0;
@@ -746,7 +785,10 @@ TEST_F(memcg, too_many_lists)
 	if (variant->memfd && kernel_before(6, 11))
 		SKIP(return, "each entry has the memfd mapped, which takes too long");
 	fill(mem, len, 1);
-	/* What is to be moved is so now, not in the order of the lists: it would be a run. */
+	/*
+	 * Migrate pages out of movable memory now. The pins below would migrate
+	 * them in list order, and so make them contiguous.
+	 */
 	close(test_create_one(self->dev, 0, mem, len));
 	ASSERT_EQ(0, cgroup_limit(&self->groups, CGROUP_OUTER, LISTS_LIMIT));
 	pid = fork();
@@ -762,7 +804,7 @@ TEST_F(memcg, too_many_lists)
 		_exit(0);
 	}
 	status = reap(pid);
-	EXPECT_TRUE(ran_out_of_memory(status)) TH_LOG("status %d", status);
+	EXPECT_TRUE(ran_out_of_memory(status)) TH_LOG("creator exited with %d", status);
 	close(self->socks[1]);
 	while (read(self->socks[0], &byte, 1) == 1)
 		count++;
@@ -773,14 +815,15 @@ TEST_F(memcg, too_many_lists)
 }
 
 /*
- * Somebody shares a buffer with us and is in a group that has more than its
- * memory.high: each of their allocations may last for seconds. Ours must not.
+ * A process in a memcg above its memory.high shares a buffer with this one.
+ * Each of its allocations may be throttled for seconds. Faults of this process
+ * must not be.
  */
 
 #define HIGH		(1024 * 1024UL)
-#define HELD		(64UL << 20)	/* locked, so that it stays over HIGH */
-#define SHARED_LEN	(256UL << 20)	/* of which each 16 pages are the same */
-#define STRIDE		(page_size() / 8 * page_size())	/* has a page table of its own */
+#define HELD		(64UL << 20)	/* bytes locked, keeps usage above HIGH */
+#define SHARED_LEN	(256UL << 20)	/* the same 16 pages, repeated */
+#define STRIDE		(page_size() / 8 * page_size())	/* bytes mapped by one page table */
 #define FAULTERS	8
 #define FAULTS		20000
 #define WATCHED_MS	5000
@@ -788,7 +831,7 @@ TEST_F(memcg, too_many_lists)
 FIXTURE(throttled) {
 	struct session session;
 	struct cgroups groups;
-	int bufs[2];		/* what we share, and what is ours alone */
+	int bufs[2];		/* shared with the throttled memcg; private */
 	volatile long *counts;
 };
 
@@ -835,7 +878,7 @@ static void get_throttled(const struct cgroups *groups)
 	CHILD_CHECK(!write_number(cgroup_file(groups, CGROUP_INNER "/memory.high"), HIGH));
 }
 
-/* Page faults for as many page tables as there are, in one system call */
+/* Fault in up to 256 page tables in one system call. */
 static void touch_tables(char *map)
 {
 	int zero = open("/dev/zero", O_RDONLY);
@@ -872,7 +915,10 @@ static void count_faults(int buf, volatile long *count)
 	}
 }
 
-/* Each faults on, on one CPU's time: the buffer that is shared as well as the other. */
+/*
+ * Compares faults on the shared buffer with faults on the private one. Each of
+ * the two children gets about the same CPU time.
+ */
 TEST_F(throttled, others_fault)
 {
 	pid_t pids[3];
@@ -902,7 +948,7 @@ TEST_F(throttled, others_fault)
 	}
 }
 
-/* From the end on, or windows would grow */
+/* Touch backwards, because ascending faults would map growing windows. */
 static void count_touched(char *map, volatile long *count)
 {
 	size_t off;
@@ -911,7 +957,7 @@ static void count_touched(char *map, volatile long *count)
 		(void)*(volatile char *)(map + off - page_size());
 }
 
-/* A process that fork() makes has what it maps, untouched, for one round. */
+/* Fork a child each round: its mapping is not yet faulted in. */
 static void fault_in_children(char *map, volatile long *count)
 {
 	for (;;) {
@@ -951,7 +997,8 @@ TEST_F(throttled, others_fault_after_fork)
 	self->counts[1] = 0;
 	while (self->counts[1] < FAULTS)
 		sleep_ms(20);
-	TH_LOG("%ld faults, for %ld in the other", self->counts[0], self->counts[1]);
+	TH_LOG("%ld faults in the shared buffer, %ld in the private one",
+	       self->counts[0], self->counts[1]);
 	EXPECT_LT(FAULTS / 8, self->counts[0]);
 	for (i = 0; i < FAULTERS + 2; i++) {
 		EXPECT_FALSE(waitpid(pids[i], NULL, WNOHANG));
@@ -972,8 +1019,8 @@ static long long cpu_us(pid_t pid)
 }
 
 /*
- * poll() takes the lock under which a buffer is mapped. Mapping may take long on a busy
- * machine, but the mapping process must not sleep under that lock.
+ * poll() takes the dma-buf's reservation lock, which is held while mapping. Mapping may
+ * take long on a busy machine, but the mapping process must not sleep under the lock.
  */
 TEST_F(throttled, others_poll)
 {
@@ -1008,7 +1055,7 @@ TEST_F(throttled, others_poll)
 		if (slept < us - cpu)
 			slept = us - cpu;
 	}
-	TH_LOG("watched for %lld us, longest poll() %lld us, %lld us without the CPU",
+	TH_LOG("IMPORTER_MAP under way for %lld us, longest poll() %lld us, %lld us asleep",
 	       now_us() - start, longest, slept);
 	EXPECT_LT(0, self->counts[0]);
 	EXPECT_LT(slept, 500000);
@@ -1016,7 +1063,7 @@ TEST_F(throttled, others_poll)
 	reap(pid);
 }
 
-/* A user who is root in a namespace of their own, as in a rootless container */
+/* Root of a new user namespace, as in a rootless container */
 
 #define LIMIT	16	/* pages */
 
@@ -1029,7 +1076,9 @@ FIXTURE(userns) {
 	int socks[2];
 };
 
-/* Not in a chroot, nor where the distribution keeps them from users. */
+/*
+ * False in a chroot, or if the distribution disables unprivileged namespaces.
+ */
 static bool has_user_namespaces(void)
 {
 	pid_t pid = fork();
@@ -1063,7 +1112,10 @@ FIXTURE_TEARDOWN(userns)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Become root there; the process has every capability, CAP_IPC_LOCK too. */
+/*
+ * Become root in a new user namespace, with every capability, also
+ * CAP_IPC_LOCK.
+ */
 static void become_root_in_namespace(uid_t uid, size_t npages)
 {
 	char map[32];
@@ -1078,7 +1130,9 @@ static void become_root_in_namespace(uid_t uid, size_t npages)
 	CHILD_CHECK(!geteuid() && has_capability(CAP_IPC_LOCK));
 }
 
-/* Guards capable(): a capability there is none over the machine's memory. */
+/*
+ * Guards capable(): CAP_IPC_LOCK of a user namespace must not lift the quota.
+ */
 TEST_F(userns, root_there_is_held_to_the_quota)
 {
 	pid_t pid = fork(), other;

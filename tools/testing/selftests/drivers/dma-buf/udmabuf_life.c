@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The buffer and its owner part ways: fork, unmap, exec, exit, other users,
- * reclaim, and calls that are killed half way.
+ * Events that separate the buffer from its owner: fork, munmap, exec, exit,
+ * receivers in other processes, reclaim, and calls that are killed half way.
  */
 #include <linux/userfaultfd.h>
 
@@ -48,8 +48,8 @@ FIXTURE_TEARDOWN(life)
 }
 
 /*
- * Guards FOLL_PIN: pages with a mere reference are shared with the child, and
- * whoever writes first gets a copy - the parent, and loses the buffer.
+ * Guards FOLL_PIN: fork() shares pages that have only a reference. The first
+ * writer, here the parent, then gets a copy and loses the buffer.
  */
 TEST_F(life, parent_stays_coherent_after_fork)
 {
@@ -78,7 +78,7 @@ TEST_F(life, parent_stays_coherent_after_fork)
 	EXPECT_EQ(0, reap(pid));
 }
 
-/* The child's copy is no part of the buffer, also after the parent is gone. */
+/* The child's copy is not in the buffer, also after the parent has exited. */
 TEST_F(life, child_has_a_copy)
 {
 	pid_t pid = fork();
@@ -96,7 +96,7 @@ TEST_F(life, child_has_a_copy)
 	EXPECT_EQ('b', self->mem.addr[self->mem.len - 1]);
 }
 
-/* A buffer made by the child does not disturb the parent's. */
+/* A buffer made by the child does not affect the parent's. */
 TEST_F(life, child_makes_its_own)
 {
 	pid_t pid = fork();
@@ -126,7 +126,7 @@ TEST_F(life, buffer_outlives_munmap)
 	EXPECT_FILLED(self->map, self->mem.len, 2);
 }
 
-/* The owner gets other pages from then on; the buffer keeps its own. */
+/* The owner then gets other pages; the buffer keeps its own. */
 TEST_F(life, madv_dontneed_parts_them)
 {
 	ASSERT_EQ(0, madvise(self->mem.addr, self->mem.len, MADV_DONTNEED));
@@ -157,7 +157,7 @@ TEST_F(life, protection_changes_do_not_matter)
 	EXPECT_FILLED(self->map, self->mem.len, 3);
 }
 
-/* Pinned pages stay where they are, whatever reclaim and migration want. */
+/* Reclaim and migration do not move pinned pages. */
 TEST_F(life, reclaim_leaves_the_pages)
 {
 	madvise(self->mem.addr, self->mem.len, MADV_PAGEOUT);
@@ -166,7 +166,7 @@ TEST_F(life, reclaim_leaves_the_pages)
 	EXPECT_FILLED(self->map, self->mem.len, 2);
 }
 
-/* Processes that end while their buffer lives */
+/* Processes that end while their buffer exists */
 
 FIXTURE(owners) {
 	struct session session;
@@ -188,7 +188,7 @@ FIXTURE_TEARDOWN(owners)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Make a buffer of stamped memory and send it to the parent. */
+/* Create a buffer of filled memory and send it to the parent. */
 static int make_and_send(int dev, int sock, size_t len, __u32 flags)
 {
 	char *mem = anon_small(len);
@@ -219,7 +219,7 @@ TEST_F(owners, exit)
 	EXPECT_FILLED(map, self->len, 2);
 }
 
-/* A process that is killed closes its buffers like any other. */
+/* The kernel closes the buffers of a killed process. */
 TEST_F(owners, killed_without_close)
 {
 	pid_t pid = fork();
@@ -247,7 +247,10 @@ static void exec_and_hold(int sock, int buf)
 	_exit(KSFT_FAIL);
 }
 
-/* What is left of a process after exec(): does it have the fd, until told to go? */
+/*
+ * Runs after exec(): report whether the fd is open, then wait until told to
+ * exit.
+ */
 static int hold(int sock, int buf)
 {
 	char have = fcntl(buf, F_GETFD) >= 0;
@@ -281,7 +284,7 @@ TEST_F(owners, exec)
 	}
 }
 
-/* Guards an uncharge that uses the current process's mm: it has none. */
+/* Guards against an uncharge by current->mm, which is NULL during exit. */
 TEST_F(owners, last_reference_dies_with_another_process)
 {
 	pid_t pid = fork();
@@ -305,7 +308,7 @@ TEST_F(owners, last_reference_dies_with_another_process)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* In flight in a socket that nobody reads: freed with the socket. */
+/* An fd in flight in an unread socket is freed with the socket. */
 TEST_F(owners, fd_in_flight_is_freed_with_the_socket)
 {
 	int buf = test_create_one(self->dev, 0, anon_small(self->len), self->len);
@@ -337,7 +340,7 @@ FIXTURE_SETUP(reclaim)
 	self->len = 32 * page_size();
 	self->mem = anon_small(2 * self->len);
 	self->control = self->mem + self->len;
-	/* MADV_FREE leaves pages in a list of this CPU. */
+	/* MADV_FREE queues pages on a list of the current CPU. */
 	CPU_ZERO(&one);
 	CPU_SET(sched_getcpu(), &one);
 	sched_setaffinity(0, sizeof(one), &one);
@@ -357,7 +360,7 @@ static bool is_cached(char *addr)
 	return vec & 1;
 }
 
-/* Reclaim @mem until the page at @control is gone. */
+/* Reclaim @mem until the page at @control is gone; false if it stays. */
 static bool reclaimed(char *mem, size_t len, char *control)
 {
 	int attempts;
@@ -372,10 +375,10 @@ static bool reclaimed(char *mem, size_t len, char *control)
 }
 
 /*
- * Guards the dirty mark at unpin (D2): a page given up with MADV_FREE is thrown
- * away unless somebody wrote to it since. Somebody did, but only through the
- * buffer, and no page table of the owner tells. The control pages prove that
- * clean pages are in fact thrown away here.
+ * Guards the dirty mark at unpin (D2). Reclaim discards a page after MADV_FREE
+ * unless a store followed. Here a store followed only through the buffer, which
+ * the owner's page tables do not show. The control pages verify that reclaim
+ * discards clean pages.
  */
 TEST_F(reclaim, store_through_the_buffer_survives_madv_free)
 {
@@ -398,7 +401,10 @@ TEST_F(reclaim, store_through_the_buffer_survives_madv_free)
 #define SCATTERED_PAGES	2500
 #define SCATTERED_STEP	1009	/* prime */
 
-/* The same where so many pages lie scattered that the buffer is kept otherwise. */
+/*
+ * The same with enough scattered pages that the buffer is stored as a page
+ * list.
+ */
 TEST_F(reclaim, store_through_a_scattered_buffer_survives_madv_free)
 {
 	static struct udmabuf_iovec iovs[SCATTERED_PAGES];
@@ -423,13 +429,13 @@ TEST_F(reclaim, store_through_a_scattered_buffer_survives_madv_free)
 	madvise(mem, len, MADV_PAGEOUT);
 	for (i = 0; i < SCATTERED_PAGES; i++)
 		ASSERT_EQ(-1, filled_until((void *)(uintptr_t)iovs[i].base, page_size(), 2,
-					   i * page_size())) TH_LOG("page %zu", i);
+					   i * page_size()))
+			TH_LOG("wrong bytes in page %zu of the buffer", i);
 }
 
 /*
- * The same for holes of a memfd. They are filled by loads, so that their pages
- * are scattered and as clean as the one beyond the buffer, which proves that
- * clean ones are in fact thrown away.
+ * The same for holes of a memfd. Loads fill the holes, so the pages are
+ * scattered and clean. The page behind the buffer is the control page.
  */
 TEST_F(reclaim, store_through_a_scattered_buffer_survives_in_memfd_holes)
 {
@@ -446,7 +452,10 @@ TEST_F(reclaim, store_through_a_scattered_buffer_survives_in_memfd_holes)
 	for (i = 0; i < SCATTERED_PAGES; i++)
 		EXPECT_EQ(0, *(char *)(uintptr_t)iovs[i].base);
 	EXPECT_EQ(0, mem[len]);
-	/* What is to be moved is so in this order, and what was only read stays clean. */
+	/*
+	 * Migrate pages in this order first. A read-only buffer leaves the
+	 * pages clean.
+	 */
 	close(_create(self->dev, UDMABUF_FLAGS_RDONLY, iovs, SCATTERED_PAGES));
 	buf = test_create_memfd(self->dev, 0, memfd, 0, len);
 	map = test_map_buf(buf, len, PROT_READ | PROT_WRITE);
@@ -459,7 +468,7 @@ TEST_F(reclaim, store_through_a_scattered_buffer_survives_in_memfd_holes)
 	EXPECT_FILLED(mem, len, 2);
 }
 
-/* While it is pinned, such a page is not thrown away either. */
+/* While it is pinned, a page survives MADV_FREE as well. */
 TEST_F(reclaim, pinned_page_survives_madv_free)
 {
 	int buf;
@@ -476,7 +485,7 @@ TEST_F(reclaim, pinned_page_survives_madv_free)
 	EXPECT_FILLED(map, self->len, 2);
 }
 
-/* The same through shared memory without swap: D2 as executed on mainline. */
+/* D2 as seen on mainline: stores into a hole of a memfd, without swap. */
 TEST_F(reclaim, store_through_the_buffer_survives_in_a_memfd_hole)
 {
 	char *file = map_memfd(self->len);
@@ -491,7 +500,7 @@ TEST_F(reclaim, store_through_the_buffer_survives_in_a_memfd_hole)
 	EXPECT_FILLED(file, self->len, 2);
 }
 
-/* Calls that are killed, and pins without end */
+/* Calls that are killed, and unlimited pins */
 
 FIXTURE(killed) {
 	struct session session;
@@ -511,7 +520,9 @@ FIXTURE_TEARDOWN(killed)
 	SESSION_CLOSE(&self->session);
 }
 
-/* A range whose second half blocks whoever touches it; NULL if there is none. */
+/*
+ * A range whose second half blocks at a page fault; NULL without userfaultfd.
+ */
 static char *blocking_range(size_t len)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -528,8 +539,8 @@ static char *blocking_range(size_t len)
 }
 
 /*
- * A child that is about to wait in the middle of a create; *@can is then 'y', 'n' if
- * it cannot be made to.
+ * Start a child that waits in the middle of a create. Sets *@can to 'y', or to
+ * 'n' without userfaultfd.
  */
 static pid_t start_waiter(int dev, const int *socks, char *can)
 {
@@ -550,8 +561,9 @@ static pid_t start_waiter(int dev, const int *socks, char *can)
 }
 
 /*
- * Guards locks held while pinning (D7): a page fault of a userfaultfd range
- * takes as long as its owner likes. Others go on, and the call can be killed.
+ * Guards against locks held while pinning (D7): a userfaultfd page fault may
+ * take arbitrarily long. Other creates must work, and the call must be
+ * killable.
  */
 TEST_F(killed, create_that_waits_for_userfaultfd)
 {
@@ -582,9 +594,9 @@ TEST_F(killed, create_that_waits_for_userfaultfd)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-#define WAITERS	40	/* so many that all pin less at a time */
+#define WAITERS	40	/* enough to make all creates pin smaller batches */
 
-/* Calls that wait in the middle make others take smaller batches, and that is all. */
+/* Blocked creates make others pin smaller batches, without other effects. */
 TEST_F(killed, create_while_many_wait)
 {
 	static struct udmabuf_iovec iovs[4097];
@@ -622,7 +634,7 @@ TEST_F(killed, create_while_many_wait)
 #define LARGE_PAGES	2048L
 #define LARGE_TIMES	(listed_pages(64 * LARGE_PAGES) / LARGE_PAGES)
 
-/* A buffer of the same memory again and again */
+/* Create a buffer that names the same memory LARGE_TIMES. */
 static void create_large(int dev, char *mem)
 {
 	struct udmabuf_iovec iovs[64];
@@ -632,8 +644,8 @@ static void create_large(int dev, char *mem)
 }
 
 /*
- * Guards D7: mainline pins to the end before it looks at signals. We may have no CPU
- * until the create is almost done: then again.
+ * Guards D7: mainline checks for signals only after all pins. If this process
+ * got no CPU until the create was almost done, try again.
  */
 TEST_F(killed, large_create)
 {
@@ -656,12 +668,12 @@ TEST_F(killed, large_create)
 		late = kill_while_pinning(pid, start, LARGE_PAGES, &at);
 	} while ((late < 0 || at > all / 4) && --tries);
 	EXPECT_LT(0, tries);
-	EXPECT_GT(all / 2, late) TH_LOG("of %ld pages %ld were pinned late", all, late);
+	EXPECT_GT(all / 2, late) TH_LOG("%ld pages in all, %ld pinned after SIGKILL", all, late);
 	set_capability(CAP_IPC_LOCK, false);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* One page, mapped @npages times in a row, so that a range of it pins as fast as any. */
+/* Map one page @npages times in a row, so that one range pins it many times. */
 static char *map_in_a_row(size_t npages)
 {
 	size_t page = page_size(), i;
@@ -677,7 +689,7 @@ static char *map_in_a_row(size_t npages)
 
 /*
  * Guards D6: 2^21 pins of one page overflow its reference count, and the kernel
- * warns shortly before. The refusal must not depend on the quota.
+ * warns shortly before. The create must fail regardless of the quota.
  */
 TEST_F(killed, pins_of_one_page_are_bounded)
 {
@@ -690,12 +702,12 @@ TEST_F(killed, pins_of_one_page_are_bounded)
 		SKIP(return, "needs CAP_IPC_LOCK");
 	ASSERT_NE(MAP_FAILED, (void *)area);
 	make_entries(iovs, niov, area, npages * page, 0);
-	/* 32 bits do not reach as far. */
+	/* A 32-bit kernel refuses that size first. */
 	test_err_create(largest_size() / page < 1 << 21 ? E2BIG : ENOMEM, self->dev, 0, iovs, niov);
 	EXPECT_EQ(0, fault_signal(area, true));
 }
 
-/* The same in many calls, each of which is modest. */
+/* The same by many creates, each with fewer pins. */
 TEST_F(killed, pins_of_one_page_are_bounded_over_all_buffers)
 {
 	size_t page = page_size(), npages = 4096, niov = 32, i;

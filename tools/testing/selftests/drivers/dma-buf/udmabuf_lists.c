@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Scattered memory is kept as lists of its pages or folios, a batch in each. The
- * buffer must be what was named, in that order, by whatever way one looks at it,
- * and have no more segments than runs. Batches are of 2048 pages, or 512 folios
- * of a memfd.
+ * Scattered memory is stored as lists of pages or folios, one list per batch.
+ * The buffer must have the named pages in order, however it is accessed, and no
+ * more segments than runs. A batch has 2048 pages, or 512 folios of a memfd.
  */
 #include "udmabuf_test.h"
 
-#define STRIDE	2999	/* prime: it steps through all pages */
+#define STRIDE	2999	/* prime, so that it visits all pages */
 
-/* Small pages: a full batch of scattered ones is kept as a list */
+/* Small pages: a full batch of scattered pages is stored as a list */
 
 #define NPAGES	8192
 
@@ -24,7 +23,7 @@ FIXTURE(lists) {
 	int fd;
 	char *mem;		/* scattered */
 	size_t page;
-	struct place places[NPAGES];	/* of all pages, in physical memory's order */
+	struct place places[NPAGES];	/* of all pages, in physical order */
 	struct udmabuf_iovec iovs[NPAGES];
 };
 
@@ -35,7 +34,7 @@ FIXTURE_VARIANT(lists) {
 FIXTURE_VARIANT_ADD(lists, anon) { .memfd = false };
 FIXTURE_VARIANT_ADD(lists, memfd) { .memfd = true };
 
-/* Items of a memfd that is mapped at @mem, for what entries for addresses name. */
+/* Create a buffer by memfd items for the memory that the entries name. */
 static int create_items(int dev, int memfd, const char *mem, const struct udmabuf_iovec *iovs,
 			size_t niov)
 {
@@ -72,13 +71,13 @@ static struct udmabuf_iovec page_at(const struct _test_data_lists *self, size_t 
 	return (struct udmabuf_iovec) { to_u64(self->mem + pgoff * self->page), self->page };
 }
 
-/* The @place-th page of the memory in physical order is entry @i. */
+/* Let entry @i name the @place-th page of the memory in physical order. */
 static void name_page(struct _test_data_lists *self, size_t i, size_t place)
 {
 	self->iovs[i] = page_at(self, self->places[place].pgoff);
 }
 
-/* Pages that do not adjoin. */
+/* Name pages that are not adjacent. */
 static void name_scattered(struct _test_data_lists *self, size_t npages)
 {
 	size_t i;
@@ -94,7 +93,7 @@ static int by_place(const void *a, const void *b)
 	return left->frame < right->frame ? -1 : left->frame > right->frame;
 }
 
-/* Note which page lies where. */
+/* Record the physical place of each page. */
 static void find_places(struct _test_data_lists *self)
 {
 	static __u64 frames[NPAGES];
@@ -110,9 +109,9 @@ static void find_places(struct _test_data_lists *self)
 }
 
 /*
- * Touch all pages in an order in which none follows its neighbour, so that they
- * lie in that order. Where they are moved before they are pinned, they are so in
- * the order of the entries, and what was pinned once is not moved again.
+ * Touch the pages in an order in which no page follows its neighbour, so that
+ * they are allocated in that order. If a pin migrates them, it does so in the
+ * order of the entries, and a later pin does not migrate them again.
  */
 FIXTURE_SETUP(lists)
 {
@@ -152,14 +151,14 @@ TEST_F(lists, one_range)
 	__u64 *frames = entries_frames(&all, 1);
 	size_t i;
 
-	/* Or it is no list, and proves nothing. */
+	/* Otherwise the buffer would not be stored as a list. */
 	if (frames)
 		EXPECT_LT(NPAGES / 2, count_runs(frames, NPAGES, UINT_MAX));
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		struct udmabuf_iovec iov = { to_u64(self->mem), sizes[i] * self->page };
 		int buf = test_create_entries(&iov, 1);
 
-		EXPECT_BUFFER_IS(buf, &iov, 1) TH_LOG("%zu pages", sizes[i]);
+		EXPECT_BUFFER_IS(buf, &iov, 1) TH_LOG("one entry of %zu pages", sizes[i]);
 		close(buf);
 	}
 }
@@ -173,12 +172,12 @@ TEST_F(lists, an_entry_for_each_page)
 
 		name_scattered(self, sizes[i]);
 		buf = test_create_entries(self->iovs, sizes[i]);
-		EXPECT_BUFFER_IS(buf, self->iovs, sizes[i]) TH_LOG("%zu pages", sizes[i]);
+		EXPECT_BUFFER_IS(buf, self->iovs, sizes[i]) TH_LOG("%zu entries", sizes[i]);
 		close(buf);
 	}
 }
 
-/* So many entries are refused by mainline. */
+/* More entries than mainline accepts */
 TEST_F(lists, eight_thousand_entries)
 {
 	int buf;
@@ -191,8 +190,9 @@ TEST_F(lists, eight_thousand_entries)
 #define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 /*
- * Replace the first pages by those of a huge page, which is then cut up: they lie side by
- * side. Before, a buffer has it leave the movable zone, or its pages would do so one by one.
+ * Replace the first pages by the pages of a huge page that is then split, so
+ * that they are adjacent. Before the split, a buffer migrates the huge page out
+ * of the movable zone, since its small pages would be migrated one by one.
  */
 static bool make_run(struct _test_data_lists *self, bool memfd)
 {
@@ -211,13 +211,13 @@ static bool make_run(struct _test_data_lists *self, bool memfd)
 	write_text(SHMEM_THP, "never");
 	close(create_entries(self, memfd, &iov, 1));
 	split_huge_page(self->mem);
-	/* Pages of a file were unmapped. */
+	/* A split unmaps the pages of a file. */
 	fill(self->mem, iov.len, 1);
 	find_places(self);
 	return physically_contiguous(self->mem, iov.len);
 }
 
-/* The next place from @place on with @npages pages side by side. */
+/* The next place from @place on with @npages adjacent pages. */
 static size_t find_run(const struct _test_data_lists *self, size_t place, size_t npages)
 {
 	size_t n = 1;
@@ -231,9 +231,8 @@ static size_t find_run(const struct _test_data_lists *self, size_t place, size_t
 }
 
 /*
- * Pages that are physically neighbours, one the last of a batch, the other the
- * first of the next: they are one segment of an importer. Both kinds of batches
- * end at multiples of 512 pages.
+ * Adjacent pages at the end of one batch and at the start of the next are one
+ * segment of an importer. Both kinds of batches end at multiples of 512 pages.
  */
 TEST_F(lists, runs_across_lists_are_one_segment)
 {
@@ -245,10 +244,16 @@ TEST_F(lists, runs_across_lists_are_one_segment)
 		SKIP(return, "pagemap does not show page frames");
 	name_scattered(self, npages);
 	for (at = 512; at < npages; at += 512) {
-		/* With so many at its start what follows is no list. */
+		/*
+		 * A batch that starts with 12 adjacent pages is not stored as a
+		 * list.
+		 */
 		half = at % 4096 ? 1 : 12;
 		place = find_run(self, place, 2 * half);
-		/* Without huge pages there may be no more: any layout will do. */
+		/*
+		 * Without huge pages there may be no more runs; any layout is
+		 * accepted.
+		 */
 		if (place + 2 * half > NPAGES) {
 			EXPECT_FALSE(enough);
 			break;
@@ -260,7 +265,7 @@ TEST_F(lists, runs_across_lists_are_one_segment)
 	EXPECT_BUFFER_IS(buf, self->iovs, npages);
 }
 
-/* Batches that are kept as lists, and such as are not for they begin with a run. */
+/* Batches stored as lists, and batches that start with a run and are not */
 TEST_F(lists, runs_and_scattered_pages_in_turn)
 {
 	size_t batch = 2048, in_order[] = { batch, 0, 32, 0 }, i;
@@ -276,7 +281,7 @@ TEST_F(lists, runs_and_scattered_pages_in_turn)
 	EXPECT_BUFFER_IS(buf, self->iovs, NPAGES);
 }
 
-/* A page that is in several lists, and often in one: it is pinned as often. */
+/* Pages in several lists, and several times in one, are pinned that often. */
 TEST_F(lists, the_same_pages_again_and_again)
 {
 	size_t npages = 4200, i;
@@ -288,7 +293,7 @@ TEST_F(lists, the_same_pages_again_and_again)
 	EXPECT_BUFFER_IS(buf, self->iovs, npages);
 }
 
-/* What fails behind a full list gives the list back as well. */
+/* A failure after a full list frees the list as well. */
 TEST_F(lists, last_entry_fails)
 {
 	size_t npages = 2048 + 512;
@@ -314,10 +319,12 @@ FIXTURE(folios) {
 	size_t page;
 };
 
-/* Small pages are such that the first batch has 256 folios of either size. */
+/*
+ * The small pages fill 1 MiB, so the first batch has 256 folios of each size.
+ */
 FIXTURE_VARIANT(folios) {
 	size_t len;
-	size_t small;		/* where the stretch of small pages starts */
+	size_t small;		/* start of the small pages */
 	size_t small_end;
 };
 
@@ -327,7 +334,10 @@ FIXTURE_VARIANT_ADD(folios, small_behind) {
 	.len = 36 << 20, .small = 16 << 20, .small_end = 17 << 20,
 };
 
-/* As above, for what is from @start to @end of a memfd mapped at @mem. */
+/*
+ * Touch and pin the bytes from @start to @end of a memfd mapped at @mem, in an
+ * order in which no unit follows its neighbour.
+ */
 static int populate_units(int dev, int memfd, char *mem, off_t start, off_t end, size_t unit)
 {
 	size_t n = (end - start) / unit, i;
@@ -343,7 +353,7 @@ static int populate_units(int dev, int memfd, char *mem, off_t start, off_t end,
 	return ret;
 }
 
-/* Is any whole folio of the memory large? */
+/* Does the memory have any whole large folio? */
 static bool has_large_folio(const char *mem, size_t len)
 {
 	size_t off;
@@ -376,7 +386,9 @@ FIXTURE_SETUP(folios)
 				    variant->len, FOLIO_LEN));
 	write_text(SHMEM_FOLIOS, "never");
 	fill(self->mem, variant->len, 1);
-	/* Where memory is in pieces some are small, which the tests accept. */
+	/*
+	 * With fragmented memory some folios are small, which the tests accept.
+	 */
 	if (!has_large_folio(self->mem + variant->small_end, variant->len - variant->small_end))
 		SKIP(return, "the kernel had no 64 KiB folio to give");
 }
@@ -394,7 +406,9 @@ TEST_F_TIMEOUT(folios, whole, 120)
 	EXPECT_BUFFER_IS(buf, &iov, 1);
 }
 
-/* Guards whole folios taken where only a part was asked for, at either end. */
+/*
+ * Guards against whole folios where only a part was requested, at either end.
+ */
 TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 120)
 {
 	struct { size_t skip, less; } rows[] = { { 5, 7 }, { 0, 3 }, { 15, 0 } };
@@ -408,13 +422,13 @@ TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 120)
 		char *map = test_map_buf(buf, len, PROT_READ);
 
 		EXPECT_EQ(len, lseek(buf, 0, SEEK_END));
-		EXPECT_TRUE(buffer_is(map, &iov, 1)) TH_LOG("from %zu on", off);
+		EXPECT_TRUE(buffer_is(map, &iov, 1)) TH_LOG("buffer from offset %zu on", off);
 		munmap(map, len);
 		close(buf);
 	}
 }
 
-/* Folios of both sizes, whole and in part, and lists of either. */
+/* Folios of both sizes, whole and in part, and lists of either size */
 TEST_F_TIMEOUT(folios, beside_small_pages, 120)
 {
 	size_t small = 512 * self->page, page = self->page, i, len;
@@ -447,9 +461,9 @@ TEST_F_TIMEOUT(folios, beside_small_pages, 120)
 }
 
 /*
- * Pages at either end of a section of physical memory. Without a virtual memmap their
- * struct pages may lie apart though the pages adjoin, or, where memory has a hole, side
- * by side though the pages do not.
+ * Pages at the ends of a section of physical memory. Without a virtual memmap
+ * the struct pages of adjacent pages may be apart. At a hole in memory, struct
+ * pages may be adjacent though the pages are not.
  */
 
 #define MAX_ENDS	128
@@ -459,12 +473,12 @@ FIXTURE(sections) {
 	size_t page;
 	char *mem;
 	size_t len;
-	struct place ends[MAX_ENDS];	/* in physical memory's order */
+	struct place ends[MAX_ENDS];	/* in physical order */
 	size_t nends;
 	struct udmabuf_iovec iovs[MAX_ENDS];
 };
 
-/* The first and last pages of sections that there are in the memory. */
+/* Find the pages of the memory that are the first or last one of a section. */
 static void find_ends(struct _test_data_sections *self)
 {
 	size_t chunk = 2048, per_section = SECTION_MIN / self->page, pgoff, i;
@@ -520,12 +534,12 @@ TEST_F_TIMEOUT(sections, one_end, 120)
 		int buf = test_create(self->session.dev, 0, &self->iovs[i], 1);
 
 		EXPECT_BUFFER_IS(buf, &self->iovs[i], 1)
-			TH_LOG("frame %#llx", (unsigned long long)self->ends[i].frame);
+			TH_LOG("one page, at frame %#llx", (unsigned long long)self->ends[i].frame);
 		close(buf);
 	}
 }
 
-/* Also over a hole, and in both orders. */
+/* Pairs of neighbouring ends, also across a hole, in both orders */
 TEST_F_TIMEOUT(sections, two_ends, 120)
 {
 	size_t i, j;
@@ -536,7 +550,7 @@ TEST_F_TIMEOUT(sections, two_ends, 120)
 			int buf = test_create(self->session.dev, 0, pair, 2);
 
 			EXPECT_BUFFER_IS(buf, pair, 2)
-				TH_LOG("frames %#llx and %#llx",
+				TH_LOG("section ends at frames %#llx and %#llx",
 				       (unsigned long long)self->ends[i + j].frame,
 				       (unsigned long long)self->ends[i + 1 - j].frame);
 			close(buf);

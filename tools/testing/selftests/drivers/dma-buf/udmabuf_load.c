@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Much of everything: ten thousand buffers, 65,536 entries, a buffer as large as
- * the machine allows up to 8 GiB, and buffers without end under memory pressure,
- * which last for ten times UDMABUF_RACE_MS of the environment (5 s if unset). What
- * was used must come back, nothing may hold up a CPU, and calls can be killed.
- * With UDMABUF_EXACT_TIME in the environment, where a CPU's clock counts nothing but
- * its instructions, how long it is held up is told in time, too.
+ * Load: 10,000 buffers, 65,536 entries, a buffer as large as the machine allows
+ * up to 8 GiB, and continuous creates under memory pressure. The pressure lasts
+ * ten times UDMABUF_RACE_MS of the environment (5 s if unset). The tests verify
+ * that all memory is freed, that no call holds up a CPU, and that calls can be
+ * killed. UDMABUF_EXACT_TIME in the environment means that a CPU's clock
+ * advances only by its instructions. The tests then also limit how long a CPU
+ * is held up.
  */
 #include <drm/drm.h>
 #include <linux/sched.h>
@@ -24,14 +25,14 @@
 #define PRESSED_MAX	(40UL << 20)
 #define HOG_LEN		(64UL << 20)
 #define NOTICED_US	50000
-#define EXACT_US	5000		/* a few batches of 2,048 pages, and the sleep of 1 ms */
+#define EXACT_US	5000		/* some batches of 2,048 pages, and the 1 ms sleep */
 
 static long memory_kib(const char *key)
 {
 	return text_number("/proc/meminfo", key);
 }
 
-/* KiB that the kernel needs for itself, and that are in use at all */
+/* KiB of kernel memory that cannot be reclaimed, and of all memory in use */
 struct usage {
 	long kernel, all;
 };
@@ -48,13 +49,13 @@ static struct usage read_usage(void)
 	return usage;
 }
 
-/* A kernel that looks for leaks itself keeps what was freed, so as to see it used. */
+/* A kernel with kmemleak also keeps freed memory, to detect its use. */
 static long slack_kib(long usual)
 {
 	return access("/sys/kernel/debug/kmemleak", F_OK) ? usual : memory_kib("MemTotal:") / 12;
 }
 
-/* "", or what has not come back. */
+/* Returns "" or the memory that was not freed. */
 static const char *usage_grew(const struct usage *before)
 {
 	struct usage now = read_usage();
@@ -63,7 +64,7 @@ static const char *usage_grew(const struct usage *before)
 	if (now.kernel < before->kernel + slack_kib(1024) &&
 	    now.all < before->all + slack_kib(32 << 10))
 		return "";
-	snprintf(text, sizeof(text), "kernel %ld -> %ld KiB, all %ld -> %ld KiB",
+	snprintf(text, sizeof(text), "memory not freed: kernel %ld -> %ld KiB, all %ld -> %ld KiB",
 		 before->kernel, now.kernel, before->all, now.all);
 	return text;
 }
@@ -97,7 +98,7 @@ FIXTURE_TEARDOWN(load)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Does each of the buffers show the page that it was made of? */
+/* Does each buffer show its own page? Returns NULL or the reason why not. */
 static const char *pages_differ(const int *bufs, size_t n)
 {
 	size_t page = page_size(), i;
@@ -107,9 +108,9 @@ static const char *pages_differ(const int *bufs, size_t n)
 		char *map = _map_buf(bufs[i], page, PROT_READ, 0);
 
 		if (map == MAP_FAILED)
-			return "a buffer cannot be mapped";
+			return "mmap() of a buffer failed";
 		if (filled_until(map, page, 1, i * page) != -1)
-			wrong = "a buffer shows another's page";
+			wrong = "a buffer shows the page of another buffer";
 		munmap(map, page);
 	}
 	return wrong;
@@ -131,7 +132,7 @@ static const char *make_many(int dev, char *mem, int *bufs)
 	return wrong;
 }
 
-/* The first time fills caches; from then on, what is used comes back. */
+/* The first round fills caches. Later rounds must free all memory they use. */
 TEST_F_TIMEOUT(load, ten_thousand_buffers, LOAD_TIMEOUT)
 {
 	static int bufs[BUFFERS];
@@ -148,7 +149,7 @@ TEST_F_TIMEOUT(load, ten_thousand_buffers, LOAD_TIMEOUT)
 	EXPECT_STREQ("", usage_grew(&before));
 }
 
-/* Each entry another page, none beside the one before. */
+/* Each entry names another page, which is not adjacent to the previous one. */
 TEST_F_TIMEOUT(load, most_entries, LOAD_TIMEOUT)
 {
 	static struct udmabuf_iovec iovs[ENTRIES];
@@ -182,10 +183,10 @@ struct creator {
 	size_t len;
 	int cpu;
 	volatile bool done;
-	bool maps;		/* the watcher has something mapped, too */
-	long longest_us;	/* the longest that its CPU was not to be had */
-	long longest_map_us;	/* the longest that somebody's mmap() and munmap() took */
-	long most_pages;	/* the most pins and unpins in one such stretch, if it was long */
+	bool maps;		/* the watcher also times mmap() and munmap() */
+	long longest_us;	/* longest time without its CPU */
+	long longest_map_us;	/* longest mmap() and munmap() of the watcher */
+	long most_pages;	/* most pins and unpins in one delay over NOTICED_US */
 	long late_pages;	/* pins after it was killed */
 };
 
@@ -201,7 +202,10 @@ FIXTURE_VARIANT(large) {
 FIXTURE_VARIANT_ADD(large, small_pages) { .huge = false };
 FIXTURE_VARIANT_ADD(large, huge_pages) { .huge = true };
 
-/* What the machine can spare, or else half of it, in steps of 256 MiB. */
+/*
+ * LARGEST if the machine can spare it, else half of the spare memory, in steps
+ * of 256 MiB.
+ */
 static size_t large_len(void)
 {
 	unsigned long long spare = memory_kib("MemAvailable:") * 1024ULL - (512 << 20);
@@ -211,7 +215,7 @@ static size_t large_len(void)
 	return (spare < SIZE_MAX / 2 ? spare / 2 : SIZE_MAX / 8) >> 28 << 28;
 }
 
-/* Each page has its own mark, which is all that is looked at. */
+/* Mark each page by its first word. pages_marked() compares only the marks. */
 static void mark_pages(char *mem, size_t len)
 {
 	size_t off;
@@ -265,7 +269,7 @@ static void run_on(int cpu)
 	sched_setaffinity(0, sizeof(one), &one);
 }
 
-/* What waits while mmap_lock is held */
+/* Time a call that waits while mmap_lock is held. */
 static void watch_mmap(struct creator *creator)
 {
 	long long us = now_us();
@@ -277,7 +281,7 @@ static void watch_mmap(struct creator *creator)
 		creator->longest_map_us = us;
 }
 
-/* Wants to run every millisecond, ahead of everybody else on its CPU. */
+/* Runs every 1 ms at a real-time priority on the creator's CPU. */
 static void *watch_cpu(void *arg)
 {
 	struct sched_param priority = { .sched_priority = 50 };
@@ -303,9 +307,9 @@ static void *watch_cpu(void *arg)
 }
 
 /*
- * Guards the batches in which pages are pinned, with interrupts off. The CPU itself may
- * have to wait where it is emulated: what tells is how much it does without a break,
- * unless its clock counts nothing but its instructions.
+ * Guards the limit on the pages of a batch that is pinned with interrupts off.
+ * An emulated CPU may be delayed by its host. So count the pages that one delay
+ * covers, and check the time only if the clock counts nothing but instructions.
  */
 TEST_F_TIMEOUT(large, create_and_close, LOAD_TIMEOUT)
 {
@@ -315,7 +319,7 @@ TEST_F_TIMEOUT(large, create_and_close, LOAD_TIMEOUT)
 	char *map;
 	int buf;
 
-	/* From then on the pages need not be moved, which has other stretches. */
+	/* Migrate the pages first: migration has longer delays of its own. */
 	close(test_create_one(creator->dev, 0, creator->mem, creator->len));
 	run_on(creator->cpu);
 	ASSERT_EQ(0, pthread_create(&watcher, NULL, watch_cpu, creator));
@@ -330,7 +334,7 @@ TEST_F_TIMEOUT(large, create_and_close, LOAD_TIMEOUT)
 	closed = now_us() - closed;
 	creator->done = true;
 	pthread_join(watcher, NULL);
-	TH_LOG("%zu MiB: made in %lld ms, closed in %lld ms, no CPU for %ld us, %ld pages in one",
+	TH_LOG("%zu MiB: create %lld ms, close %lld ms, CPU held up %ld us, at most %ld pages",
 	       creator->len >> 20, (created - start) / 1000, closed / 1000,
 	       creator->longest_us, creator->most_pages);
 	EXPECT_GT(creator->len / page_size() / 8, creator->most_pages);
@@ -345,7 +349,10 @@ static int create_alone(void *arg)
 	return _create_one(creator->dev, 0, creator->mem, creator->len) < 0;
 }
 
-/* In a process of its own that shares our memory, so that this survives it. */
+/*
+ * Start the creator as a process that shares this memory, so that this process
+ * survives the kill.
+ */
 static pid_t start_creator(struct creator *creator)
 {
 	size_t len = 16 * page_size();
@@ -353,7 +360,10 @@ static pid_t start_creator(struct creator *creator)
 	return clone(create_alone, anon_small(len) + len, CLONE_VM | SIGCHLD, creator);
 }
 
-/* How long it takes to end once it is killed, which is after @us; -1 if it was done. */
+/*
+ * Kill a create after @us. Returns the time until it ended; -1 if it had
+ * finished.
+ */
 static long long kill_creator(struct creator *creator, long us)
 {
 	pid_t pid = start_creator(creator);
@@ -370,7 +380,10 @@ static long long kill_creator(struct creator *creator, long us)
 	return start;
 }
 
-/* It has to give up what it has, but pins no further. At first pages are moved, too. */
+/*
+ * A killed create releases its pages and pins no more. The first one also
+ * migrates pages.
+ */
 TEST_F_TIMEOUT(large, create_is_killed, LOAD_TIMEOUT)
 {
 	struct creator *creator = &self->creator;
@@ -381,7 +394,10 @@ TEST_F_TIMEOUT(large, create_is_killed, LOAD_TIMEOUT)
 	whole = now_us();
 	EXPECT_EQ(0, reap(start_creator(creator)));
 	whole = now_us() - whole;
-	/* Now and then, and if it is always done by then, again */
+	/*
+	 * Kill at several points, and retry if each create had finished by
+	 * then.
+	 */
 	for (n = 0; n < 4 || (n < 40 && !killed); n++) {
 		took = kill_creator(creator, whole * (1 + n % 4 * 2) / 10);
 		if (took < 0)
@@ -391,23 +407,25 @@ TEST_F_TIMEOUT(large, create_is_killed, LOAD_TIMEOUT)
 		if (longest < took)
 			longest = took;
 	}
-	TH_LOG("%zu MiB in %lld ms, %lld ms from the signal to the end", creator->len >> 20,
+	TH_LOG("%zu MiB: create %lld ms, at most %lld ms from SIGKILL to exit", creator->len >> 20,
 	       whole / 1000, longest / 1000);
 	EXPECT_LE(1, killed);
 	EXPECT_GT(1000000, longest);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* Buffers that give a mapping of one page much to look at, if it looks at all of it */
+/*
+ * Buffers for which mmap() of one page is slow if it inspects the whole buffer
+ */
 
 #define MAP_TRIES	5
 #define MAP_LIMIT_US	10000
-#define MAKE_LIMIT_US	3000000	/* 45 for each entry */
+#define MAKE_LIMIT_US	3000000	/* 45 us per entry */
 
 struct timed {
 	int buf;
 	long long create_us;
-	long long map_us;	/* the least of several mappings */
+	long long map_us;	/* shortest of several mmap() calls */
 };
 
 static struct timed timed_mapping(int buf, long long create_us)
@@ -428,13 +446,16 @@ static struct timed timed_mapping(int buf, long long create_us)
 	return timed;
 }
 
-/* Where the clock is not exact, a mapping takes at most a part of the time of the create. */
+/*
+ * Without an exact clock, mmap() may take at most a quarter of the create's
+ * time.
+ */
 #define EXPECT_QUICK_MAPPING(call)					\
 	do {								\
 		struct timed __t = call;				\
 									\
 		ASSERT_LE(0, __t.buf) TH_LOG("create: %s", strerror(errno)); \
-		TH_LOG("made in %lld us, mapped in %lld us", __t.create_us, __t.map_us); \
+		TH_LOG("create %lld us, mmap %lld us", __t.create_us, __t.map_us); \
 		EXPECT_GT(exact_time() ? MAP_LIMIT_US : __t.create_us / 4, __t.map_us); \
 		if (exact_time())					\
 			EXPECT_GT(MAKE_LIMIT_US, __t.create_us);	\
@@ -442,7 +463,10 @@ static struct timed timed_mapping(int buf, long long create_us)
 
 static struct udmabuf_create_item listed[ENTRIES];
 
-/* So much of a huge page that the longest list names half of the machine's memory */
+/*
+ * Bytes per entry, at most a huge page, so that the longest list names at most
+ * half of RAM.
+ */
 static size_t listed_len(void)
 {
 	size_t len = memory_kib("MemTotal:") * 512ULL / ENTRIES / page_size() * page_size();
@@ -450,7 +474,7 @@ static size_t listed_len(void)
 	return len > hugetlb_size() ? hugetlb_size() : len;
 }
 
-/* Every entry has @len bytes of one of the memfds, in turn. */
+/* Every entry names @len bytes of one of the memfds, in turn. */
 static int timed_list(int dev, const int *memfds, size_t n, size_t len, long long *us)
 {
 	size_t i;
@@ -464,7 +488,7 @@ static int timed_list(int dev, const int *memfds, size_t n, size_t len, long lon
 	return buf;
 }
 
-/* Buffers of memfds of one huge page, which have then lost it to a hole */
+/* A buffer of memfds of one huge page each, which a hole then removes */
 static struct timed huge_pages_lost(int dev, size_t n)
 {
 	size_t huge = hugetlb_size(), i;
@@ -490,7 +514,7 @@ TEST_F_TIMEOUT(load, map_two_holes_listed_in_turn, LOAD_TIMEOUT)
 	EXPECT_QUICK_MAPPING(huge_pages_lost(self->dev, 2));
 }
 
-/* A page of each of @n memfds, side by side */
+/* Map one page of each of @n memfds, one after the other. */
 static char *map_memfds(size_t n, unsigned int seals)
 {
 	size_t page = page_size(), i;
@@ -557,7 +581,7 @@ TEST_F_TIMEOUT(load, map_many_memfds, LOAD_TIMEOUT)
 #define FEW_MEMFDS	4000
 #define BETWEEN		63
 
-/* Memfds between each two of which as many as @between were made and closed */
+/* Memfds with @between other memfds created and closed after each */
 static struct timed few_memfds(int dev, size_t between)
 {
 	static int memfds[FEW_MEMFDS];
@@ -579,20 +603,20 @@ static struct timed few_memfds(int dev, size_t between)
 	return timed;
 }
 
-/* How the inodes' numbers or addresses lie makes no difference to mmap. */
+/* The distance of the inodes' numbers or addresses must not affect mmap(). */
 TEST_F_TIMEOUT(load, map_memfds_far_apart, LOAD_TIMEOUT)
 {
 	struct timed near = few_memfds(self->dev, 0);
 	struct timed apart = few_memfds(self->dev, exact_time() ? BETWEEN : 1);
 
-	TH_LOG("mapped in %lld us, or %lld us", near.map_us, apart.map_us);
+	TH_LOG("mmap %lld us, with inodes far apart %lld us", near.map_us, apart.map_us);
 	if (exact_time())
 		EXPECT_GT(2 * near.map_us + 100, apart.map_us);
 }
 
-/* How long others wait for each thing that can be done with buffers as bad as they may be */
+/* How long other processes wait for each operation on the worst buffers */
 
-#define QUOTA_PAGES	2048	/* 8 MiB, which everybody may have pinned */
+#define QUOTA_PAGES	2048	/* 8 MiB, the default limit of a user */
 
 enum operation {
 	OP_CREATE,
@@ -654,7 +678,7 @@ FIXTURE_TEARDOWN(waits)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Not all of them, if the entries have more than one */
+/* Touch one page per entry; longer entries have more pages. */
 static void touch_pages(const char *map, size_t npages)
 {
 	size_t i;
@@ -687,7 +711,10 @@ static bool operation_fails(struct _test_data_waits *self, size_t entries, bool 
 	case OP_UNMAP:
 		return _unmap(self->imp, self->dma.handle);
 	case OP_VMAP:
-		/* Others are more than the kernel maps. */
+		/*
+		 * A buffer of huge entries exceeds the kernel's limit of a
+		 * vmap.
+		 */
 		return self->unit == page_size() && _vmap(self->imp);
 	case OP_VUNMAP:
 		return self->unit == page_size() && ioctl(self->imp, IMPORTER_VUNMAP);
@@ -718,11 +745,14 @@ TEST_F_TIMEOUT(waits, for_every_operation, LOAD_TIMEOUT)
 		EXPECT_FALSE(operation_fails(self, variant->entries, variant->memfd, op));
 		us = now_us() - us;
 		sleep_ms(3);
-		TH_LOG("%-7s took %7lld us, no CPU for %5ld us, no mmap() for %5ld us",
+		TH_LOG("%-7s took %7lld us, CPU held up %5ld us, mmap() held up %5ld us",
 		       operations[op], us, creator->longest_us, creator->longest_map_us);
 		if (exact_time())
 			EXPECT_GT(EXACT_US, creator->longest_us);
-		/* To unmap many pages is up to the kernel, and takes as long for all memory. */
+		/*
+		 * Unmapping many pages is up to the kernel, and as slow for all
+		 * memory.
+		 */
 		if (exact_time() && op != OP_MUNMAP)
 			EXPECT_GT(MAP_LIMIT_US, creator->longest_map_us);
 	}
@@ -730,7 +760,7 @@ TEST_F_TIMEOUT(waits, for_every_operation, LOAD_TIMEOUT)
 	pthread_join(watcher, NULL);
 }
 
-/* Many callers who cannot go on: others must not pin in smaller steps because of them. */
+/* Many blocked callers must not make other callers pin in smaller batches. */
 
 #define BLOCKED		10000
 #define BLOCKED_LEN	(64UL << 20)
@@ -765,10 +795,13 @@ static void fill_hole(void)
 	ioctl(blocked.uffd, UFFDIO_ZEROPAGE, &zero);
 }
 
-/* Has the memfd locked while the bytes to be written are not there. */
+/*
+ * Keep the memfd's inode locked while userfaultfd withholds the bytes to write.
+ */
 static void *lock_memfd(void *arg)
 {
-	return pwrite(blocked.memfd, blocked.hole, page_size(), 0) < 0 ? "write" : NULL;
+	return pwrite(blocked.memfd, blocked.hole, page_size(), 0) < 0 ?
+	       "pwrite() to the memfd failed" : NULL;
 }
 
 static void *create_blocked(void *arg)
@@ -823,12 +856,13 @@ TEST_F_TIMEOUT(load, create_beside_blocked_creates, LOAD_TIMEOUT)
 	fill_hole();
 	while (n--)
 		pthread_join(threads[n], NULL);
-	TH_LOG("%lld us, beside %d blocked ones %lld us", alone, blocked.started, beside);
+	TH_LOG("create alone %lld us, beside %d blocked creates %lld us", alone,
+	       blocked.started, beside);
 	if (exact_time())
 		EXPECT_GT(alone + alone / 4, beside);
 }
 
-/* Buffers without end, while there is too little memory */
+/* Continuous creates while memory is short */
 
 static struct {
 	int dev;
@@ -842,7 +876,10 @@ static bool churning(void)
 	return now_ms() < churn.until;
 }
 
-/* Ours, until the groups are closed, but not swap: NULL, or why there are no groups. */
+/*
+ * Limit this process's memory, but not its swap, until cgroups_close(). Returns
+ * NULL or the reason why not.
+ */
 static const char *limit_memory(struct cgroups *groups)
 {
 	const char *why_not = cgroups_open(groups);
@@ -853,7 +890,10 @@ static const char *limit_memory(struct cgroups *groups)
 	return cgroup_enter(groups, CGROUP_INNER) ? "cannot enter a memory cgroup" : NULL;
 }
 
-/* Too much memory to be there at once, in huge pages and small ones, a part at a time */
+/*
+ * Use more memory than the limit, in huge pages and small ones, 1 MiB at a
+ * time.
+ */
 static void *press(void *arg)
 {
 	char *hog = anon_aligned(HOG_LEN, 2 << 20);
@@ -865,7 +905,7 @@ static void *press(void *arg)
 	for (again = false; !wrong && churning(); again = true) {
 		for (off = 0; off < HOG_LEN && churning(); off += step) {
 			if (again && pages_marked(hog + off, step) != step)
-				wrong = "memory got lost";
+				wrong = "a page of the memory lost its mark";
 			mark_pages(hog + off, step);
 		}
 		madvise(hog, HOG_LEN / 2, MADV_COLLAPSE);
@@ -894,7 +934,7 @@ static int find_vgem(void)
 	return -1;
 }
 
-/* Every importer maps the buffer, and one of them reads it. */
+/* Each importer maps the buffer, and the test importer reads it. */
 static const char *use_buffer(int buf, size_t len, char *seen)
 {
 	struct drm_prime_handle prime = { .fd = buf };
@@ -904,13 +944,13 @@ static const char *use_buffer(int buf, size_t len, char *seen)
 	const char *wrong = NULL;
 
 	if (churn.card >= 0 && ioctl(churn.card, DRM_IOCTL_PRIME_FD_TO_HANDLE, &prime))
-		return "PRIME import";
+		return "PRIME import failed";
 	if (_attach(imp, buf, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map) || _vmap(imp))
-		return "map";
+		return "attach, map or vmap failed";
 	if (_sync_cpu(buf, SYNC_START(RW)) || _sync_cpu(buf, SYNC_END(RW)))
-		return "sync";
+		return "DMA_BUF_IOCTL_SYNC failed";
 	if (_device_read(imp, map.handle, 0, seen, len) || filled_until(seen, len, 1, 0) != -1)
-		wrong = "an importer sees other bytes";
+		wrong = "an importer reads wrong bytes";
 	close(imp);
 	gone.handle = prime.handle;
 	if (churn.card >= 0)
@@ -918,7 +958,7 @@ static const char *use_buffer(int buf, size_t len, char *seen)
 	return wrong;
 }
 
-/* Memory that was swapped out as often as not */
+/* Create buffers of memory that is often swapped out. */
 static void *make_and_use(void *arg)
 {
 	size_t len = 64 * page_size();

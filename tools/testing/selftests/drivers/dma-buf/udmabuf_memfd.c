@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The calls for memfds, as programs written for mainline's driver rely on them:
- * all of this holds on mainline's driver as well.
+ * The ioctls for memfds, as programs for mainline's driver use them. All tests
+ * pass on mainline's driver as well.
  */
 #include <pthread.h>
 #include <sys/time.h>
@@ -23,7 +23,7 @@ FIXTURE(memfd) {
 	size_t len;
 	size_t page;
 	size_t npages;
-	struct udmabuf_create_item *items;	/* room for npages */
+	struct udmabuf_create_item *items;	/* room for npages items */
 };
 
 FIXTURE_VARIANT(memfd) {
@@ -103,7 +103,7 @@ static void add_item(struct _test_data_memfd *self, size_t *count, size_t pgoff,
 	};
 }
 
-/* The first item of which the buffer does not hold the memory, or -1. */
+/* The first item whose memory differs from the buffer, or -1. */
 static long wrong_item(const struct _test_data_memfd *self, const char *map, size_t count)
 {
 	size_t i;
@@ -114,7 +114,10 @@ static long wrong_item(const struct _test_data_memfd *self, const char *map, siz
 	return -1;
 }
 
-/* Create from @count items and look at the buffer, before and after stores to both sides. */
+/*
+ * Create a buffer from @count items. Compare buffer and memory, also after
+ * stores to either.
+ */
 #define EXPECT_LIST_WORKS(count)					\
 	({								\
 		int __buf = test_create_list(self->dev, 0, self->items, count); \
@@ -167,13 +170,13 @@ TEST_F(memfd, list_of_every_page_in_reverse)
 {
 	size_t count = 0;
 
-	/* No more than mainline's list_limit. */
+	/* At most mainline's list_limit */
 	while (count < self->npages && count < 1024)
 		add_item(self, &count, self->npages - 1 - count, 1);
 	EXPECT_LIST_WORKS(count);
 }
 
-/* Folios that are named piece by piece are pinned piece by piece. */
+/* Folios named in parts are pinned in parts. */
 TEST_F(memfd, list_of_neighbours)
 {
 	size_t count = 0, i;
@@ -291,7 +294,7 @@ TEST_F(memfd, write_seal_waits_for_the_buffer)
 	test_err_create_memfd(EINVAL, self->dev, 0, self->fd, 0, self->len);
 }
 
-/* Through the test importer, a device's view */
+/* The test importer: the buffer as a device sees it */
 
 TEST_F(memfd, device_reads_and_writes)
 {
@@ -316,7 +319,9 @@ TEST_F(memfd, device_reads_and_writes)
 	EXPECT_EQ(-1, filled_until(self->mem + self->len / 2, self->len / 2, 2, 0));
 }
 
-/* 6.12's driver shows the first page of a large folio everywhere. */
+/*
+ * The driver of Linux 6.12 shows a large folio's first page in all its places.
+ */
 TEST_F(memfd, kernel_mapping_shows_every_page)
 {
 	char *seen;
@@ -334,10 +339,10 @@ TEST_F(memfd, kernel_mapping_shows_every_page)
 	test_vunmap(imp);
 }
 
-/* Memfds of huge pages that are not there yet */
+/* Memfds of huge pages that are not yet allocated */
 
 #define HOLES		32
-#define SPARE		2	/* huge pages that nobody has reserved */
+#define SPARE		2	/* unreserved huge pages */
 #define PUNCHED_TIMES	40
 #define SIGNALS		20
 #define SIGNAL_US	5000
@@ -356,7 +361,10 @@ FIXTURE(holes) {
 FIXTURE_SETUP(holes)
 {
 	SESSION_OPEN(&self->session);
-	/* They take any huge page, and one of a movable zone cannot be pinned there. */
+	/*
+	 * A page fault may allocate from a movable zone, and the page cannot be
+	 * pinned.
+	 */
 	if (kernel_before(6, 11))
 		SKIP(return, "holes are filled by page faults before Linux 6.11");
 	self->dev = self->session.dev;
@@ -382,7 +390,7 @@ static int punch(const struct _test_data_holes *self)
 	return fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, self->len);
 }
 
-/* Each piece takes the huge page that it is in, and those between are left alone. */
+/* Each item allocates the huge pages it touches, and no others. */
 TEST_F(holes, are_filled_where_they_are_named)
 {
 	size_t page = page_size(), huge = self->huge;
@@ -408,7 +416,7 @@ static void *punch_until_done(void *arg)
 	return NULL;
 }
 
-/* Holes that come back while they are filled do not fail a create. */
+/* A create succeeds although holes are punched while it fills them. */
 TEST_F(holes, punched_during_create)
 {
 	pthread_t thread;
@@ -424,7 +432,7 @@ TEST_F(holes, punched_during_create)
 	pthread_join(thread, NULL);
 }
 
-/* What others have reserved is not to be had, and stays theirs. */
+/* Pages reserved by another user are not available, and stay reserved. */
 TEST_F(holes, without_enough_pages_is_enomem)
 {
 	size_t len = (self->before.free - self->before.reserved - SPARE) * self->huge;
@@ -456,7 +464,9 @@ static void stop_timer_at_last(int sig)
 		setitimer(ITIMER_REAL, &never, NULL);
 }
 
-/* Signals that a program handles do not fail a create, however its handler is set up. */
+/*
+ * A signal with a handler does not fail a create, with SA_RESTART or without.
+ */
 TEST_F(holes, signals_during_create)
 {
 	static const struct itimerval often = { { 0, SIGNAL_US }, { 0, SIGNAL_US } };
@@ -491,7 +501,7 @@ static void create_until_killed(const struct _test_data_holes *self, int *failed
 	pthread_t other;
 	int buf;
 
-	/* A stop takes all threads, and the end of it is not seen by each at once. */
+	/* All threads stop, and do not resume at exactly the same time. */
 	pthread_create(&other, NULL, wait_for_signals, NULL);
 	while (!*failed) {
 		buf = _create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -502,7 +512,7 @@ static void create_until_killed(const struct _test_data_holes *self, int *failed
 	pause();
 }
 
-/* A process that is stopped and goes on gets no errno from inside the kernel. */
+/* A create that is stopped and continued returns no kernel-internal errno. */
 TEST_F(holes, stops_during_create)
 {
 	int *failed = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
@@ -526,13 +536,14 @@ TEST_F(holes, stops_during_create)
 #define TIMER_NS	3000000
 
 /*
- * A timer of io_uring that goes off again and again: task work, at which everything that
- * looks for signals stops. As __u32: of linux/io_uring.h, see udmabuf_isolation.c.
+ * Start a repeating io_uring timer. Its task work interrupts waits that check
+ * for signals. Numbers are from linux/io_uring.h, which conflicts with the
+ * sys/mount.h of some libcs.
  */
 static bool start_task_work(void)
 {
 	static struct { long long s, ns; } interval = { 0, TIMER_NS };
-	static __u32 params[30] = { [1] = 65536, [2] = 1 << 3 };	/* so many completions */
+	static __u32 params[30] = { [1] = 65536, [2] = 1 << 3 };	/* completions */
 	int ring = syscall(__NR_io_uring_setup, 8, params);
 	char *queue, *entries;
 
@@ -542,17 +553,20 @@ static bool start_task_work(void)
 	entries = mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0x10000000);
 	if (queue == MAP_FAILED || entries == MAP_FAILED)
 		return false;
-	entries[0] = 11;	/* a timeout, */
+	entries[0] = 11;	/* IORING_OP_TIMEOUT */
 	*(int *)(entries + 4) = -1;
 	*(__u64 *)(entries + 16) = to_u64(&interval);
 	*(__u32 *)(entries + 24) = 1;
-	*(__u32 *)(entries + 28) = 1 << 6;	/* again and again */
+	*(__u32 *)(entries + 28) = 1 << 6;	/* IORING_TIMEOUT_MULTISHOT */
 	*(__u32 *)(queue + params[16]) = 0;
 	__atomic_store_n((__u32 *)(queue + params[11]), 1, __ATOMIC_RELEASE);
 	return syscall(__NR_io_uring_enter, ring, 1, 0, 0, NULL, 0) == 1;
 }
 
-/* Task work that comes before a create has got to the hole does not keep it from there. */
+/*
+ * Task work that runs before a create reaches the hole does not fail the
+ * create.
+ */
 TEST_F(holes, task_work_during_create)
 {
 	static struct udmabuf_create_item items[LONG_LIST + 1];
@@ -580,7 +594,10 @@ TEST_F(holes, task_work_during_create)
 	EXPECT_EQ(0, i);
 }
 
-/* What QEMU and others look at, and the errnos by which they choose a fallback */
+/*
+ * The ABI that QEMU and other programs use, and errnos that select their
+ * fallback
+ */
 
 FIXTURE(memfd_abi) {
 	struct session session;
@@ -640,7 +657,9 @@ TEST_F(memfd_abi, stray_bits_are_ignored)
 							      self->len), F_GETFL));
 }
 
-/* Kernels that must map a memfd to pin it cannot, and say so. */
+/*
+ * Before 6.11 the driver must map the memfd to pin it; that fails with ENOMEM.
+ */
 TEST_F(memfd_abi, all_memory_is_to_be_locked)
 {
 	size_t len = 16 << 20;
@@ -735,7 +754,7 @@ TEST_F(memfd_abi, what_is_no_memfd_is_ebadfd)
 	file = open("/dev/hugepages", O_RDONLY);
 	test_err_create_memfd(EBADFD, self->dev, 0, file, 0, self->page);
 	test_err_create_memfd(EBADFD, self->dev, 0, buf, 0, self->len);
-	/* An argument that is wrong by itself is EINVAL first. */
+	/* EINVAL for an invalid argument has precedence. */
 	test_err_create_memfd(EINVAL, self->dev, 0, -1, 1, self->len);
 	test_err_create_memfd(EINVAL, self->dev, 0, -1, 0, 0);
 }
@@ -762,11 +781,11 @@ TEST_F(memfd_abi, seals)
 		else
 			close(test_create_memfd(self->dev, 0, fd, 0, self->len));
 	}
-	/* Files of a tmpfs cannot have the seal. */
+	/* Files of a mounted tmpfs cannot have the seal. */
 	test_err_create_memfd(EINVAL, self->dev, 0, scratch_file("tmpfs", self->len), 0, self->len);
 }
 
-/* One bad entry, wherever it is, fails the list and leaves nothing. */
+/* A bad entry at any position fails the list, and no page stays pinned. */
 TEST_F(memfd_abi, every_entry_is_checked)
 {
 	struct udmabuf_create_item items[5];
@@ -802,7 +821,7 @@ TEST_F(memfd_abi, no_free_fd_is_emfile)
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
 }
 
-/* Nobody is charged: QEMU's guests are larger than any quota. */
+/* The buffer is not charged: guests of QEMU are larger than any quota. */
 TEST_F(memfd_abi, needs_no_quota)
 {
 	set_capability(CAP_IPC_LOCK, false);
@@ -810,7 +829,7 @@ TEST_F(memfd_abi, needs_no_quota)
 	close(test_create_memfd(self->dev, 0, self->fd, 0, self->len));
 }
 
-/* Seals that come while buffers are made */
+/* Seals added while buffers are created */
 
 struct race {
 	int dev;
@@ -838,7 +857,7 @@ static void *create_until_done(void *arg)
 	return NULL;
 }
 
-/* Whoever comes first, there is no buffer of a memfd sealed against writing. */
+/* In any order of the calls, a memfd sealed against writing has no buffer. */
 TEST_F(memfd_abi, seal_during_create)
 {
 	struct race race = { .dev = self->dev };
@@ -863,7 +882,7 @@ TEST_F(memfd_abi, seal_during_create)
 	EXPECT_EQ(0, race.created_sealed);
 }
 
-/* The limits that programs read, and administrators write */
+/* Module parameters, which programs read and administrators write */
 
 FIXTURE(limits) {
 	struct session session;

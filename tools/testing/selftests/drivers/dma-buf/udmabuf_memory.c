@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Which memory becomes a buffer, and that the buffer holds the very bytes of it
- * in the order asked for; which memory does not; and what the fd is like.
+ * Which memory is accepted, and that the buffer has its bytes in the requested
+ * order; which memory is refused; and the properties of the fd.
  */
 #include "udmabuf_test.h"
 
@@ -42,7 +42,10 @@ FIXTURE_TEARDOWN(memory)
 	SESSION_CLOSE(&self->session);
 }
 
-/* One entry for each @unit of the memory, in steps of @step entries; how many. */
+/*
+ * Name each @unit of the memory, in steps of @step entries. Returns their
+ * number.
+ */
 static size_t name_all(struct udmabuf_iovec *iovs, const struct mem *mem, size_t unit,
 		       size_t step)
 {
@@ -76,7 +79,7 @@ TEST_F(memory, an_iovec_for_each_page)
 	EXPECT_FILLED(self->mem.addr, self->mem.len, 100);
 }
 
-/* Guards the order of runs and the search in them. */
+/* Guards the order of the runs and the search in them. */
 TEST_F(memory, shuffled_pages)
 {
 	static struct udmabuf_iovec iovs[4096];
@@ -148,7 +151,10 @@ TEST_F(memory, overlapping_ranges)
 	EXPECT_EQ('x', self->mem.addr[3 * page]);
 }
 
-/* Guards pins that do not advance after a part was pinned: bytes repeat. */
+/*
+ * Guards against pins that do not advance after a partial pin: bytes would
+ * repeat.
+ */
 TEST_F(memory, two_buffers_of_the_same_memory)
 {
 	int one = test_create_one(self->dev, 0, self->mem.addr, self->mem.len);
@@ -165,7 +171,7 @@ TEST_F(memory, two_buffers_of_the_same_memory)
 	EXPECT_FILLED(second, self->mem.len, 101);
 }
 
-/* A failure of the last entry undoes all the others. */
+/* A failure of the last entry undoes all other entries. */
 TEST_F(memory, last_iovec_fails)
 {
 	static struct udmabuf_iovec iovs[4097];
@@ -206,7 +212,9 @@ FIXTURE_TEARDOWN(mixed)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Piece @piece of every kind there is, then the next piece of each. */
+/*
+ * Name piece @piece of every available kind, then the next piece of each kind.
+ */
 static size_t mix(struct udmabuf_iovec *iovs, const struct mem *mems, size_t pieces)
 {
 	size_t niov = 0, piece;
@@ -255,7 +263,7 @@ TEST_F(mixed, whole_memories_in_one_buffer)
 	EXPECT_TRUE(buffer_is(map, iovs, niov));
 }
 
-/* Memory that is refused, or that nobody has touched yet */
+/* Memory that is refused, or not yet touched */
 
 FIXTURE(sources) {
 	struct session session;
@@ -288,7 +296,7 @@ TEST_F(sources, untouched_memory)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/* Guards a pin of the zero page. */
+/* Guards against a pin of the zero page. */
 TEST_F(sources, memory_that_was_only_read)
 {
 	char *map;
@@ -438,7 +446,10 @@ TEST_F(sources, poisoned_page_is_efault)
 	munmap(self->mem, self->len);
 }
 
-/* The page frames of the movable zones: [first, end) of each; how many. */
+/*
+ * Get the page frame range [first, end) of each movable zone. Returns their
+ * number.
+ */
 static size_t movable_zones(__u64 (*zones)[2], size_t max)
 {
 	static char text[131072];
@@ -475,8 +486,8 @@ static size_t pages_in_zones(const char *mem, size_t len, __u64 (*zones)[2], siz
 }
 
 /*
- * Guards FOLL_LONGTERM: what would stay in the movable zone for good must be
- * moved out of it before it is pinned. Boot with movablecore=256M to see it.
+ * Guards FOLL_LONGTERM: pages must be migrated out of the movable zone before
+ * they are pinned for a long time. Boot with movablecore=256M to test it.
  */
 TEST_F(sources, movable_zone_is_left_before_pinning)
 {
@@ -489,7 +500,7 @@ TEST_F(sources, movable_zone_is_left_before_pinning)
 
 	if (!nzones)
 		SKIP(return, "no movable zone: boot with movablecore=256M");
-	/* Free pages that a CPU has for itself may be of another zone. */
+	/* Free pages on a CPU's list may be of another zone. */
 	for (attempts = 0; !movable && attempts < LAYOUT_ATTEMPTS; attempts++) {
 		mem = mem_get(MEM_ANON, len).addr;
 		fill(mem, len, 1);
@@ -503,8 +514,8 @@ TEST_F(sources, movable_zone_is_left_before_pinning)
 }
 
 /*
- * Huge pages are moved out as well, but not before Linux 6.2: there GUP would
- * warn of them, so that they must not get that far.
+ * Huge pages are migrated out as well, except before Linux 6.2. There GUP would
+ * warn about them, so the driver must refuse them before GUP.
  */
 TEST_F(sources, movable_zone_is_left_by_hugetlb_too)
 {
@@ -532,7 +543,10 @@ TEST_F(sources, movable_zone_is_left_by_hugetlb_too)
 		EXPECT_EQ(0, pages_in_zones(mem, len, zones, nzones));
 	}
 	EXPECT_FILLED(mem, len, 1);
-	/* What came last into the pool leaves it first. */
+	/*
+	 * The pool releases the huge pages freed last first, so unmap before it
+	 * shrinks.
+	 */
 	munmap(mem, len);
 	write_number(knob, pool);
 }

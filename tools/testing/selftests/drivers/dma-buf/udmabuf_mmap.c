@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mapping a buffer into a process: the right page at each address, no more page
- * tables than were touched, nothing beyond the buffer, and no way to get at the
- * pages themselves through the mapping.
+ * Mapping a buffer into a process: each address shows the right page, page
+ * tables grow only with touched pages, no address shows memory outside the
+ * buffer, and no page can be pinned through the mapping.
  */
 #include "udmabuf_test.h"
 
@@ -28,7 +28,9 @@ FIXTURE_VARIANT_ADD(mapping, thp_scattered) { .kind = MEM_THP, .scattered = true
 FIXTURE_VARIANT_ADD(mapping, memfd) { .kind = MEM_MEMFD };
 FIXTURE_VARIANT_ADD(mapping, hugetlb) { .kind = MEM_HUGETLB };
 
-/* Buffer page i is page (i ^ 1) of the memory if it is scattered, else page i. */
+/*
+ * Buffer page i is page (i ^ 1) of the memory if it is scattered, else page i.
+ */
 static char *source(const struct _test_data_mapping *self, bool scattered, size_t page)
 {
 	return self->mem + (page ^ scattered) * page_size();
@@ -60,7 +62,7 @@ FIXTURE_TEARDOWN(mapping)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Is what is mapped at @map page @first of the buffer and those after it? */
+/* Expect that @map shows @npages pages of the buffer from page @first on. */
 #define EXPECT_PAGES(map, first, npages)				\
 	do {								\
 		size_t __i;						\
@@ -77,7 +79,7 @@ TEST_F(mapping, every_page_in_its_place)
 	EXPECT_PAGES(map, 0, NPAGES);
 }
 
-/* Guards fault-around: the page that was touched is not the first of its run. */
+/* Guards fault-around: the touched page is not the first of its run. */
 TEST_F(mapping, every_page_in_its_place_backwards)
 {
 	char *map = test_map_buf(self->buf, self->len, PROT_READ);
@@ -120,7 +122,10 @@ TEST_F(mapping, offset_selects_the_page)
 	}
 }
 
-/* Guards faults that forget where a piece of a mapping starts in the buffer. */
+/*
+ * Guards against faults that ignore where a part of a mapping starts in the
+ * buffer.
+ */
 TEST_F(mapping, pieces_of_a_mapping_keep_their_pages)
 {
 	char *map = _map_buf(self->buf, 40 * page_size(), PROT_READ, 8 * page_size());
@@ -201,7 +206,7 @@ TEST_F(mapping, child_has_it_too)
 	EXPECT_EQ('c', source(self, variant->scattered, 0)[1]);
 }
 
-/* Guards VM_PFNMAP: no reference to a page may be had through the mapping. */
+/* Guards VM_PFNMAP: no page reference can be taken through the mapping. */
 TEST_F(mapping, pages_cannot_be_taken_through_it)
 {
 	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
@@ -219,7 +224,7 @@ TEST_F(mapping, pages_cannot_be_taken_through_it)
 	test_err_create_one(EFAULT, self->dev, 0, map, page_size());
 }
 
-/* Ordinary system calls copy to and from it like any memory. */
+/* System calls copy to and from the mapping as for any memory. */
 TEST_F(mapping, read_and_write_work_on_it)
 {
 	char *map = test_map_buf(self->buf, self->len, PROT_READ | PROT_WRITE);
@@ -232,7 +237,7 @@ TEST_F(mapping, read_and_write_work_on_it)
 	EXPECT_EQ('l', *source(self, variant->scattered, 1));
 }
 
-/* Mappings of buffers that are large or hurt */
+/* Mappings of large buffers, and of buffers with failed or lost pages */
 
 FIXTURE(faults) {
 	struct session session;
@@ -250,10 +255,13 @@ FIXTURE_TEARDOWN(faults)
 	SESSION_CLOSE(&self->session);
 }
 
-#define RUN_PAGES	24	/* huge pages, of which some will be neighbours */
+#define RUN_PAGES	24	/* huge pages, some of them adjacent */
 #define RUN_LEAST	6
 
-/* How much page tables grow when @offset of a new mapping is touched, in pages. */
+/*
+ * The growth of the page tables, in pages, when @offset of a new mapping is
+ * touched; -1 on failure.
+ */
 static long tables_of_a_touch(int buf, size_t len, size_t offset)
 {
 	char *map = _map_buf(buf, len, PROT_READ, 0);
@@ -266,7 +274,7 @@ static long tables_of_a_touch(int buf, size_t len, size_t offset)
 
 /*
  * Guards D8: mainline's first fault fills the page tables of the whole mapping.
- * A touch may fill one page table (and make those above it).
+ * A touch may fill one page table, and allocate the levels above it.
  */
 TEST_F(faults, touching_a_page_does_not_populate_the_mapping)
 {
@@ -281,7 +289,7 @@ TEST_F(faults, touching_a_page_does_not_populate_the_mapping)
 	EXPECT_GE(3, i);
 }
 
-/* The same where the whole mapping is one run. */
+/* The same for a mapping of a single run. */
 TEST_F(faults, touching_a_page_does_not_populate_its_run)
 {
 	struct udmabuf_iovec iovs[RUN_PAGES];
@@ -302,7 +310,9 @@ TEST_F(faults, touching_a_page_does_not_populate_its_run)
 	EXPECT_GE(3, i);
 }
 
-/* Neighbours of a short mapping's run are not in it: guards fault-around. */
+/*
+ * Guards fault-around: a short mapping does not show the neighbours in its run.
+ */
 TEST_F(faults, fault_stays_within_the_mapping)
 {
 	size_t page = page_size();
@@ -327,7 +337,7 @@ TEST_F(faults, fault_stays_within_the_mapping)
 	EXPECT_EQ(-1, filled_until(mem.addr + 5 * page, page, 1, 5 * page));
 }
 
-/* Guards D12: mainline maps it. */
+/* Guards D12: mainline maps the failed page. */
 TEST_F(faults, poisoned_page_is_sigbus)
 {
 	size_t page = page_size(), len = 32 * page;
@@ -344,7 +354,7 @@ TEST_F(faults, poisoned_page_is_sigbus)
 	munmap(mem, len);
 }
 
-/* Guards fault-around: a run with a poisoned page in its middle. */
+/* Guards fault-around: a run with a failed page in its middle. */
 TEST_F(faults, poisoned_page_of_a_large_folio_is_sigbus)
 {
 	struct mem mem = mem_get(MEM_THP, 2 * thp_size());
@@ -379,7 +389,7 @@ TEST_F(faults, poisoned_hugetlb_page_is_sigbus)
 	munmap(mem.addr, mem.len);
 }
 
-/* The file may shrink under the buffer: its pages stay, with what they hold. */
+/* If the file is truncated, the buffer keeps the pages and their bytes. */
 TEST_F(faults, truncated_memfd_stays_in_the_buffer)
 {
 	size_t len = 8 * page_size();
@@ -397,7 +407,7 @@ TEST_F(faults, truncated_memfd_stays_in_the_buffer)
 	EXPECT_FILLED(map, len, 1);
 }
 
-/* Guards D14: the owner's memfd, sealed, gets no new writers through the buffer. */
+/* Guards D14: no new writers through the buffer of a memfd that is sealed. */
 TEST_F(faults, sealed_memfd_gets_no_new_writers)
 {
 	size_t len = 8 * page_size();
@@ -420,7 +430,10 @@ TEST_F(faults, sealed_memfd_gets_no_new_writers)
 	EXPECT_FILLED(map, 2 * len, 1);
 }
 
-/* A file that is sealed against new writers gets no hole, one that must not shrink does. */
+/*
+ * Punch a hole, or truncate. A seal against new writers forbids the hole, a
+ * seal against shrinking the truncation.
+ */
 static bool lose_pages(int fd, size_t len)
 {
 	return !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, len) ||
@@ -428,8 +441,9 @@ static bool lose_pages(int fd, size_t len)
 }
 
 /*
- * The errno of mapping a buffer for writing, 0 for none. It is made of a mapping of a memfd
- * that is sealed before and after that, and meanwhile loses its pages, or not.
+ * The errno of mapping a buffer for writing, or 0. The buffer is made of a
+ * mapping of a memfd, which has the seals @before, gets the seals @after, and
+ * with @lost loses its pages in between.
  */
 static int map_sealed(int dev, unsigned int flags, int before, int after, bool lost)
 {
@@ -454,7 +468,7 @@ static int map_sealed(int dev, unsigned int flags, int before, int after, bool l
 	return err;
 }
 
-/* Seals that are there from the start count like those that come later. */
+/* Seals added before the create count like seals added later. */
 TEST_F(faults, seals_of_memfds_whose_memory_it_is)
 {
 	static const struct {
@@ -482,13 +496,16 @@ TEST_F(faults, seals_of_memfds_whose_memory_it_is)
 			continue;
 		EXPECT_EQ(rows[row].refused ? EPERM : 0,
 			  map_sealed(self->dev, flags, rows[row].before, rows[row].after, lost))
-			TH_LOG("row %zu, flags %#x, lost %d", row, flags, lost);
+			TH_LOG("map_sealed(): rows[%zu], flags %#x, lost %d", row, flags, lost);
 	}
-	/* Without a page of the buffer, the file can be sealed against all writers. */
+	/*
+	 * Without pages of the buffer, the file can be sealed against all
+	 * writers.
+	 */
 	EXPECT_EQ(EPERM, map_sealed(self->dev, 0, 0, F_SEAL_WRITE, true));
 }
 
-/* Once a page that was still in the file was looked for: 2^31 steps. */
+/* Guards against a search for a page that is still in the file: 2^31 steps. */
 #define ENTRIES		65536
 
 TEST_F(faults, files_that_forgot_their_pages)
@@ -514,9 +531,9 @@ TEST_F(faults, files_that_forgot_their_pages)
 	free(items);
 }
 
-/* Faults populate more than the page that was touched, but only the right pages */
+/* Faults populate a window around the touched page, with the right pages */
 
-#define STRIDE		1009	/* prime: it steps through all pages */
+#define STRIDE		1009	/* prime, so that it visits all pages */
 #define WINDOW_PAGES	2304
 
 FIXTURE(windows) {
@@ -530,7 +547,7 @@ FIXTURE(windows) {
 };
 
 FIXTURE_VARIANT(windows) {
-	size_t step;		/* from each page of the memory to the next in the buffer */
+	size_t step;		/* in memory, between neighbours in the buffer */
 };
 
 FIXTURE_VARIANT_ADD(windows, in_order) { .step = 1 };
@@ -544,7 +561,10 @@ FIXTURE_SETUP(windows)
 	self->len = WINDOW_PAGES * self->page;
 	self->mem = anon_small(self->len);
 	fill(self->mem, self->len, 1);
-	/* What is to be moved is so now, or it would lie in the buffer's order. */
+	/*
+	 * Migrate pages now. The create below would make them adjacent in its
+	 * order.
+	 */
 	close(test_create_one(self->dev, 0, self->mem, self->len));
 	make_entries(self->iovs, WINDOW_PAGES, self->mem, self->page, variant->step);
 	self->buf = test_create(self->dev, 0, self->iovs, WINDOW_PAGES);
@@ -555,7 +575,7 @@ FIXTURE_TEARDOWN(windows)
 	SESSION_CLOSE(&self->session);
 }
 
-/* Is @addr a mapping of page @pgoff of the buffer? */
+/* Does @addr show page @pgoff of the buffer? */
 static bool shows(const struct _test_data_windows *self, const char *addr, size_t pgoff)
 {
 	return !memcmp(addr, (void *)(uintptr_t)self->iovs[pgoff].base, self->page);
@@ -568,13 +588,14 @@ TEST_F(windows, in_order_with_few_faults)
 	size_t i;
 
 	for (i = 0; i < WINDOW_PAGES; i++)
-		EXPECT_TRUE(shows(self, map + i * self->page, i)) TH_LOG("page %zu", i);
+		EXPECT_TRUE(shows(self, map + i * self->page, i))
+			TH_LOG("page %zu of the buffer", i);
 	EXPECT_GT(WINDOW_PAGES / 32, page_faults() - before);
 }
 
 /*
- * Touches the pages from @first to @end in order. Returns the first that faults
- * and is not in @at, or the other way round; -1 if there is none.
+ * Touch the pages from @first to @end in order. Expect faults at the pages @at
+ * and no others. Returns the first page that differs, or -1.
  */
 static long wrong_fault(const char *map, size_t first, size_t end, const size_t *at)
 {
@@ -592,14 +613,15 @@ static long wrong_fault(const char *map, size_t first, size_t end, const size_t 
 }
 
 /*
- * Windows end at multiples of their size, by address, and double up to 512 pages
- * while one fault follows where another ended, or start again with 16.
+ * Windows end at multiples of their size, by address. They double up to 512
+ * pages while each fault follows the end of the previous window, else restart
+ * at 16.
  */
 TEST_F(windows, grow_and_start_again)
 {
 	static const size_t grown[] = { 5, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 0 };
 	static const size_t displaced[] = { 5, 13, 29, 61, 125, 253, 509, 1021, 0 };
-	/* no larger than what one page table maps */
+	/* s390x: at most the 256 pages that one page table maps */
 	static const size_t grown_256[] = { 5, 16, 32, 64, 128, 256, 512, 768, 1024, 1280,
 					    1536, 1792, 2048, 0 };
 	static const size_t displaced_256[] = { 5, 13, 29, 61, 125, 253, 509, 765, 1021, 0 };
@@ -630,7 +652,8 @@ TEST_F(windows, backwards)
 	size_t i;
 
 	for (i = WINDOW_PAGES; i--;)
-		EXPECT_TRUE(shows(self, map + i * self->page, i)) TH_LOG("page %zu", i);
+		EXPECT_TRUE(shows(self, map + i * self->page, i))
+			TH_LOG("page %zu of the buffer", i);
 }
 
 TEST_F(windows, at_random)
@@ -641,11 +664,11 @@ TEST_F(windows, at_random)
 	for (i = 0; i < WINDOW_PAGES; i++) {
 		pgoff = i * STRIDE % WINDOW_PAGES;
 		EXPECT_TRUE(shows(self, map + pgoff * self->page, pgoff))
-			TH_LOG("page %zu", pgoff);
+			TH_LOG("page %zu of the buffer", pgoff);
 	}
 }
 
-/* Each mapping takes the other for its own last fault. */
+/* Windows are per mapping: faults in one must not affect the other. */
 TEST_F(windows, two_mappings_in_turn)
 {
 	char *one = test_map_buf(self->buf, self->len, PROT_READ);
@@ -654,15 +677,16 @@ TEST_F(windows, two_mappings_in_turn)
 
 	for (i = 0; i < WINDOW_PAGES; i++) {
 		back = WINDOW_PAGES - 1 - i;
-		EXPECT_TRUE(shows(self, one + i * self->page, i)) TH_LOG("page %zu", i);
+		EXPECT_TRUE(shows(self, one + i * self->page, i))
+			TH_LOG("page %zu of the buffer, first mapping", i);
 		EXPECT_TRUE(shows(self, two + (i & 1 ? back : i) * self->page, i & 1 ? back : i))
-			TH_LOG("page %zu", i);
+			TH_LOG("turn %zu, second mapping", i);
 	}
 }
 
 /*
- * Parts of the buffer with memory of others right behind them: windows that
- * have grown must not reach over the end of a mapping.
+ * Parts of the buffer, followed directly by other memory. Grown windows must
+ * not cross the end of the mapping.
  */
 TEST_F(windows, end_with_the_mapping)
 {
@@ -681,7 +705,7 @@ TEST_F(windows, end_with_the_mapping)
 					    MAP_SHARED | MAP_FIXED, self->buf, starts[k] * page));
 		for (i = 0; i < npages[k]; i++)
 			EXPECT_TRUE(shows(self, map + i * page, starts[k] + i))
-				TH_LOG("page %zu", starts[k] + i);
+				TH_LOG("page %zu of the buffer", starts[k] + i);
 		for (i = 0; i < 256; i++) {
 			EXPECT_EQ(0, around[i * page]);
 			EXPECT_EQ(0, map[len + i * page]);
@@ -692,7 +716,7 @@ TEST_F(windows, end_with_the_mapping)
 	EXPECT_FILLED(self->mem, self->len, 1);
 }
 
-/* The same where something was put into the middle of a mapping. */
+/* The same with other memory mapped into the middle of a mapping. */
 TEST_F(windows, end_at_a_hole)
 {
 	char *map = test_map_buf(self->buf, self->len, PROT_READ);
@@ -704,13 +728,13 @@ TEST_F(windows, end_at_a_hole)
 		bool in_hole = i >= hole && i < hole + 3;
 
 		EXPECT_TRUE(in_hole ? !map[i * page] : shows(self, map + i * page, i))
-			TH_LOG("page %zu", i);
+			TH_LOG("page %zu of the mapping", i);
 	}
 	EXPECT_EQ(0, fault_signal(map + hole * page, true));
 	EXPECT_FILLED(self->mem, self->len, 1);
 }
 
-/* A page that failed is in the window of others: they are none the worse. */
+/* A failed page in the window of other pages does not affect these. */
 TEST_F(windows, with_a_poisoned_page)
 {
 	size_t page = self->page, bad = 700, i;
@@ -723,10 +747,10 @@ TEST_F(windows, with_a_poisoned_page)
 		size_t off = self->iovs[i].base - to_u64(self->mem);
 
 		EXPECT_EQ(i == bad ? SIGBUS : 0, fault_signal(map + i * page, false))
-			TH_LOG("page %zu", i);
+			TH_LOG("access to page %zu of the buffer", i);
 		if (i != bad)
 			EXPECT_EQ(0, memcmp(map + i * page, copy + off, page))
-				TH_LOG("page %zu", i);
+				TH_LOG("bytes of page %zu of the buffer", i);
 	}
 	EXPECT_EQ(SIGBUS, fault_signal(map + bad * page, true));
 	munmap(self->mem, self->len);

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Races: buffers are made, used and closed while other threads take away their
- * memory, their fds or the driver. No race depends on the speed of the machine: it
- * ends when each racer has had ENOUGH turns and UDMABUF_RACE_MS of the environment
- * (500 ms if unset, up to 20,000) have passed. It fails if that takes PATIENCE_MS.
+ * Races: threads create, use and close buffers while other threads take away
+ * the memory, the fds or the driver. A race does not depend on the machine's
+ * speed. It ends when each racer has had ENOUGH turns and UDMABUF_RACE_MS of
+ * the environment (500 ms if unset, at most 20,000) have passed. It fails after
+ * PATIENCE_MS.
  *
- * At any moment a buffer shows bytes of its owner, or zeros where the owner's
- * memory was new. It never shows bytes of the stranger, a process that fills and
- * frees memory all the time. Where no attack takes the memory away from its owner,
- * owner and buffer see each other's stores as well.
+ * At any time a buffer shows bytes of its owner, or zeros where the owner's
+ * memory was new. It never shows bytes of the stranger, a process that fills
+ * and frees memory continuously. Unless an attack takes the memory from its
+ * owner, owner and buffer also see each other's stores.
  */
 #include <glob.h>
 #include <linux/userfaultfd.h>
@@ -24,35 +25,37 @@
 #define OWNER		1
 #define MAX_RACERS	5
 #define ENOUGH		5		/* turns of each racer */
-#define PATIENCE_MS	600000		/* 150 times what the slowest race takes */
+#define PATIENCE_MS	600000		/* 150 times the slowest race */
 #define RACE_TIMEOUT	900
 
-/* What the threads of a race share */
+/* State shared by the threads of a race */
 static struct {
 	int dev;
-	int memfd;		/* what buffers are made of if it is not -1 */
+	int memfd;		/* source of buffers; -1: mem */
 	int uffd;
 	char *mem, *spare;
 	size_t len;
-	size_t unit;		/* bytes that userfaultfd brings or protects at once */
+	size_t unit;		/* bytes that one userfaultfd ioctl copies or protects */
 	bool protects;		/* userfaultfd reports stores, not missing pages */
 	bool replaces;		/* pages are replaced soon after their faults are served */
-	unsigned int creates;	/* begun so far */
-	int refusal;		/* an errno that making a buffer may fail with */
+	unsigned int creates;	/* creates started */
+	int refusal;		/* an errno that a create may return */
 	bool zeros, coherent;
 	unsigned int pause_ms;
-	int slot;		/* an fd whose buffer is replaced all the time */
+	int slot;		/* fd of a buffer; replace_buffers() replaces it */
 	bool sealed;
 	size_t n;		/* racers */
 	unsigned int turns[MAX_RACERS], enough;
-	const char *evidence;	/* what of /proc/vmstat grows if the attack works */
-	long before;		/* its value at the start */
+	const char *evidence;	/* /proc/vmstat counter that a working attack changes */
+	long before;		/* value of that counter at the start */
 	long long start;
 	const char *wrong;
 	bool over;
 } race = { .memfd = -1, .enough = ENOUGH };
 
-/* The racer that this thread is; the main thread is the first where there is no other. */
+/*
+ * Index of this thread's racer. In the main thread 0: it may be the only racer.
+ */
 static __thread size_t me;
 
 static bool racing(void)
@@ -65,7 +68,7 @@ static unsigned int count_turns(size_t who)
 	return __atomic_load_n(&race.turns[who], __ATOMIC_RELAXED);
 }
 
-/* This racer has done its work once more. */
+/* Count one finished turn of this racer. */
 static void end_turn(void)
 {
 	__atomic_fetch_add(&race.turns[me], 1, __ATOMIC_RELAXED);
@@ -84,7 +87,10 @@ static size_t pages(void)
 	return race.len / page_size();
 }
 
-/* Nothing, if each racer has had its turns and the attack has worked; or else a reason. */
+/*
+ * Returns NULL if each racer had its turns and the attack took effect, or else
+ * the reason.
+ */
 static const char *find_missing(void)
 {
 	static char text[96];
@@ -93,13 +99,14 @@ static const char *find_missing(void)
 	for (i = 0; i < race.n; i++) {
 		if (count_turns(i) >= race.enough)
 			continue;
-		snprintf(text, sizeof(text), "racer %zu had %u turns of %u", i, count_turns(i),
+		snprintf(text, sizeof(text), "racer %zu had only %u of %u turns", i, count_turns(i),
 			 race.enough);
 		return text;
 	}
 	if (!race.evidence || text_number("/proc/vmstat", race.evidence) != race.before)
 		return NULL;
-	snprintf(text, sizeof(text), "the attack never worked: no %s", race.evidence);
+	snprintf(text, sizeof(text), "the attack had no effect: unchanged in /proc/vmstat: %s",
+		 race.evidence);
 	return text;
 }
 
@@ -122,7 +129,7 @@ static void start_race(size_t n)
 		race.before = text_number("/proc/vmstat", race.evidence);
 }
 
-/* For the main thread, which alone decides when a race is over. */
+/* Called by the main thread only, which decides when a race is over. */
 static bool race_goes_on(void)
 {
 	long long ms = now_ms() - race.start;
@@ -132,7 +139,7 @@ static bool race_goes_on(void)
 	return ms < race_ms() || find_missing();
 }
 
-/* "", or what was wrong with the race. */
+/* Returns "" or the reason why the race failed. */
 static const char *end_race(void)
 {
 	const char *missing = find_missing();
@@ -140,7 +147,7 @@ static const char *end_race(void)
 	return race.wrong ?: missing ?: "";
 }
 
-/* A racer returns NULL, or what is wrong. */
+/* A racer returns NULL or the reason why it failed. */
 typedef const char *(*racer)(void);
 
 static racer *racers;
@@ -179,13 +186,16 @@ static const char *run_racers(size_t n)
 		EXPECT_STREQ("", run_racers(ARRAY_SIZE(__racers)));	\
 	})
 
-/* Leaves bytes of its own in whatever memory becomes free. */
+/* Start a process that leaves its own bytes in memory that becomes free. */
 static pid_t start_stranger(void)
 {
 	size_t len = 1 << 20;
 	pid_t parent = getpid(), pid = fork();
 
-	/* The test may end at once, and then there is nobody whose death would tell. */
+	/*
+	 * The parent may have exited before prctl(); then no death signal
+	 * comes.
+	 */
 	if (!pid && (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent))
 		_exit(0);
 	while (!pid) {
@@ -204,13 +214,16 @@ static void stop_stranger(pid_t pid)
 	reap(pid);
 }
 
-/* A word of 64 bits is stored in two parts by a processor of 32. */
+/* A 32-bit CPU stores a 64-bit word in two halves. */
 static bool half_stored(__u64 word)
 {
 	return sizeof(long) == 4 && (!(__u32)word || !(word >> 32));
 }
 
-/* Words of the owner, each in its place in some page (or unit); or perhaps @zeros. */
+/*
+ * Is each word the owner's, at its offset within any page (or unit)? With
+ * @zeros a word may also be 0.
+ */
 static bool is_owners(const void *map, size_t len, bool zeros)
 {
 	size_t unit = race.unit ?: page_size();
@@ -238,8 +251,8 @@ static void refill(size_t page, size_t npages)
 }
 
 /*
- * Do the pages of @map and of the memory at @mem follow each other? Each thread
- * has words of its own, which change between two values that are the owner's.
+ * Do @map and the memory at @mem see each other's stores? Each thread uses its
+ * own word of a page, and alternates between two values valid for the owner.
  */
 static bool is_coherent(char *map, char *mem)
 {
@@ -265,11 +278,11 @@ static const char *look_at(int buf)
 	const char *wrong = NULL;
 
 	if (map == MAP_FAILED)
-		return "a buffer cannot be mapped";
+		return "mmap() of a buffer failed";
 	if (!is_owners(map, race.len, race.zeros))
-		wrong = "a buffer shows what is not its owner's";
+		wrong = "a buffer shows bytes that its owner did not store";
 	else if (race.coherent && !is_coherent(map, race.mem))
-		wrong = "owner and buffer went apart";
+		wrong = "owner and buffer do not see each other's stores";
 	munmap(map, race.len);
 	return wrong;
 }
@@ -282,8 +295,8 @@ static int make_buffer(void)
 }
 
 /*
- * ENOMEM is how GUP says that a page which has to leave a movable zone is just in
- * somebody else's hands.
+ * GUP returns ENOMEM if a page that must leave a movable zone has a short-lived
+ * reference from elsewhere.
  */
 static const char *make_buffers(void)
 {
@@ -306,7 +319,10 @@ static const char *make_buffers(void)
 
 /* Attacks on the memory */
 
-/* Not at its ends: nobody else's mapping fits into a hole that small. */
+/*
+ * Leave out the first and the last page. A hole of one page between mapped
+ * pages is too small for mappings of other threads.
+ */
 static const char *attack_munmap(void)
 {
 	while (racing()) {
@@ -316,7 +332,7 @@ static const char *attack_munmap(void)
 		munmap(addr, page_size());
 		if (mmap(addr, page_size(), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-			return "mmap";
+			return "mmap() over the hole failed";
 		refill(page, 1);
 		end_turn();
 	}
@@ -324,9 +340,9 @@ static const char *attack_munmap(void)
 }
 
 /*
- * GUP begins again with the whole batch after it has moved a page out of a movable zone,
- * and where it is slow the attack brings new ones for ever. After a second without a
- * buffer the attack waits for one.
+ * GUP restarts the whole batch after it has migrated a page out of a movable
+ * zone. If GUP is slow, the attack supplies new such pages forever. After 1 s
+ * without a new buffer the attack waits for one.
  */
 static void wait_for_a_buffer(void)
 {
@@ -371,7 +387,10 @@ static const char *attack_mprotect(void)
 	return NULL;
 }
 
-/* There and back. Both places stay mapped, or others would map something there. */
+/*
+ * Move pages away and back. MREMAP_DONTUNMAP keeps both places mapped, so that
+ * no other thread maps memory there.
+ */
 static const char *attack_mremap(void)
 {
 	char *spare = anon_small(race.len);
@@ -383,14 +402,14 @@ static const char *attack_mremap(void)
 
 		if (mremap(mem, len, len, how, spare) != spare ||
 		    mremap(spare, len, len, how, mem) != mem)
-			return "mremap";
+			return "mremap() away or back failed";
 		end_turn();
 		sleep_ms(below(2));
 	}
 	return NULL;
 }
 
-/* Children scribble over their copies. */
+/* Children overwrite their copies. */
 static const char *attack_fork(void)
 {
 	while (racing()) {
@@ -401,7 +420,7 @@ static const char *attack_fork(void)
 			_exit(0);
 		}
 		if (reap(pid))
-			return "a child failed";
+			return "a child that overwrites its copy failed";
 		end_turn();
 	}
 	return NULL;
@@ -425,7 +444,7 @@ static const char *attack_compact(void)
 	return NULL;
 }
 
-/* Split huge pages, and make them again, whenever no buffer holds them. */
+/* Split and collapse huge pages, which works while no buffer pins them. */
 static const char *attack_thp(void)
 {
 	while (racing()) {
@@ -441,7 +460,7 @@ static const char *attack_thp(void)
 
 #define KSM	"/sys/kernel/mm/ksm/"
 
-/* Memory with the same bytes, which the kernel may merge with ours. */
+/* Prepare memory with the same bytes, which KSM may merge with race.mem. */
 static const char *prepare_ksm(void)
 {
 	race.spare = anon_small(race.len);
@@ -479,7 +498,7 @@ static int protect(char *addr, __u64 mode)
 	return ioctl(race.uffd, UFFDIO_WRITEPROTECT, &arg);
 }
 
-/* End the wait for the page at @addr: bring one like the spare one, or permit stores. */
+/* Serve the fault at @addr: copy the spare page there, or permit stores. */
 static int serve_fault(char *addr)
 {
 	struct uffdio_copy bring = { to_u64(addr), to_u64(race.spare), race.unit };
@@ -489,14 +508,17 @@ static int serve_fault(char *addr)
 		return protect(addr, 0);
 	if (!ioctl(race.uffd, UFFDIO_COPY, &bring))
 		return 0;
-	/* Two racers may wait for one page. */
+	/* Two racers may wait for the same page. */
 	return errno == EEXIST ? ioctl(race.uffd, UFFDIO_WAKE, &range) : -1;
 }
 
 /*
- * Sleep until GUP, which goes on at offset @off, is likely to be in the middle of the page.
- * If its next wait is farther on, it was. If that is at the same place, the pause was too
- * short; if it is that of the next create, too long, unless GUP had no cause to wait.
+ * Sleep until GUP, which continues at offset @off, is likely to be in the
+ * middle of the page. The next fault adjusts the pause:
+ * - At a larger offset of the same create, the pause was right: count a turn.
+ * - At the same offset, the pause was too short.
+ * - In the next create it was too long, unless GUP had no reason to wait, that
+ * is without @has_cause.
  */
 static void wait_for_middle(size_t off, bool has_cause)
 {
@@ -519,8 +541,9 @@ static void wait_for_middle(size_t off, bool has_cause)
 }
 
 /*
- * GUP waits for a protected page, but makes a new page for a lost one without waiting. So
- * a protected page is usually protected again, and lost once GUP waits in its middle.
+ * GUP waits for a write-protected page, but allocates a new page for a
+ * discarded one without waiting. So a protected page is usually only protected
+ * again. It is discarded when GUP waits in its middle, and at random.
  */
 static int replace_page(char *addr, size_t off)
 {
@@ -537,10 +560,13 @@ static int replace_page(char *addr, size_t off)
 	return protect(addr, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
-/* The main thread holds it while it unmaps the memory. */
+/* Held while a fault is served, and while the main thread unmaps the memory. */
 static pthread_mutex_t serving = PTHREAD_MUTEX_INITIALIZER;
 
-/* Serves until the process ends: a racer may begin to wait when the race is over. */
+/*
+ * Runs until the process exits: a racer may start to wait after the race is
+ * over.
+ */
 static void *serve_faults(void *arg)
 {
 	struct uffdio_range all = { to_u64(race.mem), race.len };
@@ -561,7 +587,7 @@ static void *serve_faults(void *arg)
 		pthread_mutex_unlock(&serving);
 	}
 	if (failed) {
-		fail_race("userfaultfd: a page cannot be brought or protected");
+		fail_race("userfaultfd: UFFDIO_COPY, WAKE or WRITEPROTECT failed");
 		ioctl(race.uffd, UFFDIO_UNREGISTER, &all);
 	}
 	return NULL;
@@ -595,7 +621,9 @@ static void make_spare(size_t len)
 static const char *prepare_uffd(void)
 {
 	make_spare(page_size());
-	/* There, long-term pins do not wait for userfaultfd. */
+	/*
+	 * Before 6.3, long-term pins fail instead of waiting for userfaultfd.
+	 */
 	race.refusal = kernel_before(6, 3) ? EFAULT : 0;
 	return start_uffd();
 }
@@ -613,7 +641,7 @@ static const char *attack_uffd(void)
 	return NULL;
 }
 
-/* The file forgets pages, the buffer does not. */
+/* Punching a hole removes pages from the file. The buffer keeps them. */
 static const char *attack_punch(void)
 {
 	while (racing()) {
@@ -629,9 +657,12 @@ static const char *attack_punch(void)
 
 #define BLOCKS	"/sys/devices/system/memory/"
 
-static char block[96];	/* the file that tells a memory block's state */
+static char block[96];	/* sysfs state file of a memory block */
 
-/* Let it be the block that @addr is in; is that a movable one? */
+/*
+ * Set block[] to the state file of the memory block of @addr. Returns whether
+ * the block is movable.
+ */
 static bool find_block(const char *addr)
 {
 	char text[64];
@@ -648,7 +679,10 @@ static bool find_block(const char *addr)
 	return true;
 }
 
-/* 0; 1 if refused; or else the kernel would have tried for ever to empty the block. */
+/*
+ * Returns 0, or 1 if refused. Another value: stopped after 20 s, since the
+ * kernel would try forever to empty the block.
+ */
 static int put_offline(void)
 {
 	char command[160];
@@ -661,8 +695,8 @@ static int put_offline(void)
 }
 
 /*
- * Can the block be put offline at all? It is online again then. Who holds one of its
- * pages for a moment, as whatever ran before us may, is waited for.
+ * Can the block be taken offline? It is brought online again. Retries while a
+ * page has a short-lived reference, for example from an earlier program.
  */
 static bool can_offline(void)
 {
@@ -677,7 +711,10 @@ static bool can_offline(void)
 	return false;
 }
 
-/* Memory in a movable block that can be put offline, after all in those that cannot. */
+/*
+ * Allocate until memory lies in a movable block that can be taken offline.
+ * Memory in other blocks stays allocated. NULL after 256 attempts.
+ */
 static char *get_movable(size_t len)
 {
 	static char good[8192], bad[8192];
@@ -705,11 +742,16 @@ static const char *prepare_offline(void)
 		return "no memory block can be put offline: boot with movablecore=";
 	race.mem = mem + len - race.len;
 	refill(0, pages());
-	/* This one stays; what is in it must have left the block. */
+	/*
+	 * This buffer stays open. Its pages must have been migrated out of the
+	 * block.
+	 */
 	return _create_one(race.dev, 0, race.mem, race.len) < 0 ? "no buffer" : NULL;
 }
 
-/* What is in the block moves elsewhere, unless it was pinned there. */
+/*
+ * Offlining migrates the pages out of the block, unless they are pinned in it.
+ */
 static const char *attack_offline(void)
 {
 	while (racing()) {
@@ -719,7 +761,7 @@ static const char *attack_offline(void)
 			continue;
 		end_turn();
 		if (write_text(block, "online_movable"))
-			return "a block does not get online again";
+			return "a memory block cannot be brought online again";
 	}
 	return NULL;
 }
@@ -734,7 +776,7 @@ FIXTURE_VARIANT(attacked) {
 	racer attack;
 	racer prepare;
 	void (*undo)(void);
-	const char *evidence;	/* what of /proc/vmstat grows if the attack works */
+	const char *evidence;	/* /proc/vmstat counter that a working attack changes */
 	int refusal;
 	bool zeros, coherent;
 	unsigned int pause_ms;
@@ -816,7 +858,10 @@ FIXTURE_SETUP(attacked)
 	SESSION_OPEN(&self->session);
 	race.dev = self->session.dev;
 	race.refusal = variant->refusal;
-	/* Without memfd_pin_folios() a page that has just left the file is found out late. */
+	/*
+	 * Without memfd_pin_folios() the driver detects late that a page has
+	 * just left the file, and returns EFAULT.
+	 */
 	if (variant->kind == MEM_MEMFD && kernel_before(6, 11))
 		race.refusal = EFAULT;
 	race.zeros = variant->zeros;
@@ -845,11 +890,14 @@ TEST_F_TIMEOUT(attacked, create, RACE_TIMEOUT)
 	EXPECT_RACE(make_buffers, make_buffers, variant->attack);
 }
 
-/* Huge pages that are replaced while GUP takes them: a buffer may have parts of several */
+/*
+ * Huge pages that are replaced while GUP pins them. A buffer may then have
+ * parts of several huge pages.
+ */
 
 struct kept {
-	long total, free, reserved;	/* of hugetlb, in pages */
-	long charged;			/* to our cgroup, in bytes */
+	long total, free, reserved;	/* hugetlb pages */
+	long charged;			/* bytes charged to this memcg */
 };
 
 static struct cgroups groups;
@@ -865,7 +913,7 @@ static struct kept count_kept(void)
 	};
 }
 
-/* One is mapped, and a few may not be back yet. */
+/* One page is mapped, and a few may not have been freed yet. */
 static bool has_lost_pages(void)
 {
 	struct kept now = count_kept();
@@ -873,7 +921,10 @@ static bool has_lost_pages(void)
 	return now.free < before.free - 4 || now.charged > before.charged + 4 * (long)race.len;
 }
 
-/* On one CPU the end of a pause alone decides where in GUP a page is replaced. */
+/*
+ * On one CPU, only the end of the server's pause decides where in GUP a page is
+ * replaced.
+ */
 static void stay_on_one_cpu(void)
 {
 	cpu_set_t set;
@@ -883,7 +934,9 @@ static void stay_on_one_cpu(void)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* Fill the movable zone: GUP moves pages out of it and begins again. */
+/*
+ * Fill the movable zone, since GUP migrates pages out of it and then restarts.
+ */
 static void fill_movable(void)
 {
 	size_t len = 4 << 20, n = 256, others = 0;
@@ -928,7 +981,10 @@ FIXTURE_TEARDOWN(replaced)
 	SESSION_CLOSE(&self->session);
 }
 
-/* A huge page for whose parts GUP has to wait, or why not. */
+/*
+ * Map a huge page, on parts of which GUP must wait. Returns NULL or the reason
+ * to skip.
+ */
 static const char *prepare_replaced(enum mem_kind kind, size_t len)
 {
 	struct mem mem = mem_get(kind, len);
@@ -942,7 +998,7 @@ static const char *prepare_replaced(enum mem_kind kind, size_t len)
 	return start_uffd();
 }
 
-/* serve_faults() counts the turns: how often GUP waits in the middle of a page. */
+/* wait_for_middle() counts a turn when GUP waits in the middle of a page. */
 static const char *make_mixed_buffers(void)
 {
 	const char *wrong = NULL;
@@ -962,7 +1018,7 @@ static const char *make_mixed_buffers(void)
 		wrong = look_at(buf);
 		close(buf);
 		if (has_lost_pages())
-			wrong = "huge pages are lost";
+			wrong = "huge pages are neither mapped nor free";
 	}
 	return wrong;
 }
@@ -977,7 +1033,7 @@ TEST_F_TIMEOUT(replaced, create, RACE_TIMEOUT)
 		SKIP(return, "%s", why_not);
 	ASSERT_EQ(0, cgroup_enter(&groups, CGROUP_INNER));
 	make_spare(huge);
-	/* With each wait of GUP a buffer may have one page more. */
+	/* Each wait of GUP may add one huge page to a buffer. */
 	hugetlb_provide(32 * hugetlb_size());
 	before = count_kept();
 	why_not = prepare_replaced(variant->kind, huge);
@@ -996,7 +1052,7 @@ TEST_F_TIMEOUT(replaced, create, RACE_TIMEOUT)
 	EXPECT_GT(before.charged + (long)huge, after.charged);
 }
 
-/* Buffers whose fds come and go */
+/* Races for a buffer, its fd and its mappings */
 
 FIXTURE(races) {
 	struct session session;
@@ -1032,7 +1088,7 @@ static void *send_buffers(void *sock)
 	}
 }
 
-/* A process that ends, in one of two ways, while its threads make buffers. */
+/* A process that exits or calls exec() while its threads create buffers. */
 static void doomed(int sock, bool exec)
 {
 	pthread_t threads[2];
@@ -1051,7 +1107,7 @@ static void doomed(int sock, bool exec)
 	_exit(exec);
 }
 
-/* The buffers that come out of the socket, until its other end is closed. */
+/* Check each buffer received from the socket, until its other end is closed. */
 static const char *receive_buffers(int sock)
 {
 	const char *wrong = "no buffer was received";
@@ -1073,7 +1129,7 @@ static const char *bury_one(bool exec)
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
-		return "socketpair";
+		return "socketpair() failed";
 	pid = fork();
 	if (!pid) {
 		close(socks[0]);
@@ -1082,7 +1138,7 @@ static const char *bury_one(bool exec)
 	close(socks[1]);
 	wrong = receive_buffers(socks[0]);
 	close(socks[0]);
-	return reap(pid) && !wrong ? "a child failed" : wrong;
+	return reap(pid) && !wrong ? "a child that creates buffers failed" : wrong;
 }
 
 TEST_F_TIMEOUT(races, create_against_exec_and_exit, RACE_TIMEOUT)
@@ -1096,7 +1152,10 @@ TEST_F_TIMEOUT(races, create_against_exec_and_exit, RACE_TIMEOUT)
 	EXPECT_STREQ("", end_race());
 }
 
-/* The last reference to the one before goes wherever it happens to be. */
+/*
+ * Replace the buffer of race.slot. Any racer may drop the last reference to the
+ * previous buffer.
+ */
 static const char *replace_buffers(void)
 {
 	int seed = OWNER;
@@ -1117,7 +1176,7 @@ static const char *replace_buffers(void)
 	return NULL;
 }
 
-/* All of it is of one of the buffers. */
+/* Are all bytes from one and the same buffer? */
 static bool is_of_one(const void *seen)
 {
 	return filled_until(seen, race.len, OWNER, 0) == -1 ||
@@ -1130,9 +1189,9 @@ static const char *fault_slot(void)
 		char *map = _map_buf(race.slot, race.len, PROT_READ, 0);
 
 		if (map == MAP_FAILED)
-			return "mmap";
+			return "mmap() of the current buffer failed";
 		if (!is_of_one(map))
-			return "a mapping shows two buffers";
+			return "a mapping shows bytes of two buffers";
 		munmap(map, race.len);
 		end_turn();
 	}
@@ -1143,7 +1202,7 @@ static const char *sync_slot(void)
 {
 	while (racing()) {
 		if (_sync_cpu(race.slot, SYNC_START(RW)) || _sync_cpu(race.slot, SYNC_END(RW)))
-			return "sync";
+			return "DMA_BUF_IOCTL_SYNC failed";
 		end_turn();
 	}
 	return NULL;
@@ -1158,9 +1217,9 @@ static const char *map_slot(void)
 		int imp = importer_open();
 
 		if (_attach(imp, race.slot, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map))
-			return "map";
+			return "an importer cannot attach or map the buffer";
 		if (_device_read(imp, map.handle, 0, seen, race.len) || !is_of_one(seen))
-			return "a device sees two buffers";
+			return "a device sees bytes of two buffers";
 		close(imp);
 		end_turn();
 	}
@@ -1176,9 +1235,9 @@ static const char *vmap_slot(void)
 		int imp = importer_open();
 
 		if (_attach(imp, race.slot, 0, 0) || _vmap(imp))
-			return "vmap";
+			return "an importer cannot attach or vmap the buffer";
 		if (_device_io(imp, IMPORTER_VREAD, 0, 0, seen, race.len) || !is_of_one(seen))
-			return "the kernel sees two buffers";
+			return "a vmap shows bytes of two buffers";
 		close(imp);
 		end_turn();
 	}
@@ -1197,14 +1256,17 @@ TEST_F_TIMEOUT(races, close_against_fault_map_vmap_and_sync, RACE_TIMEOUT)
 	EXPECT_RACE(replace_buffers, fault_slot, sync_slot, map_slot, vmap_slot);
 }
 
-/* Faults of both sizes and of several threads in one mapping, while pieces of it go */
+/*
+ * Small and huge faults of several threads in one mapping, while parts of it
+ * are remapped
+ */
 static const char *fault_anywhere(void)
 {
 	while (racing()) {
 		size_t off = below(race.len / 8) * 8;
 
 		if (*(volatile __u64 *)(race.spare + off) != stamp(OWNER, off))
-			return "a wrong word";
+			return "wrong word in a mapping of the buffer";
 		end_turn();
 	}
 	return NULL;
@@ -1218,14 +1280,14 @@ static const char *map_pieces(void)
 
 		if (mmap(race.spare + off, npages * page_size(), PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_FIXED, race.slot, off) == MAP_FAILED)
-			return "mmap";
+			return "mmap() of a part of the buffer failed";
 		end_turn();
 		sleep_ms(below(2));
 	}
 	return NULL;
 }
 
-/* Stores, because the core does not care how reads meet. */
+/* Store, because the core does not check how read faults collide. */
 static void store_everywhere(void)
 {
 	size_t off;
@@ -1244,9 +1306,10 @@ static const char *keep_storing(void)
 }
 
 /*
- * From then on no huge entry is made, but one that is on its way is not stopped: it must
- * not meet the page table that our fault makes. Most often it does where the kernel can
- * be preempted.
+ * PR_SET_THP_DISABLE prevents new huge entries, but does not stop a huge fault
+ * that is in progress. That fault must not collide with the page table that a
+ * fault of this thread allocates. They collide most often on a preemptible
+ * kernel.
  */
 static const char *map_and_want_no_huge_entries(void)
 {
@@ -1254,7 +1317,7 @@ static const char *map_and_want_no_huge_entries(void)
 		prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 		if (mmap(race.spare, race.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 			 race.slot, 0) == MAP_FAILED)
-			return "mmap";
+			return "mmap() of the buffer failed";
 		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 		store_everywhere();
 		end_turn();
@@ -1262,7 +1325,10 @@ static const char *map_and_want_no_huge_entries(void)
 	return NULL;
 }
 
-/* A buffer mapped where huge entries are possible, if anywhere; or why not */
+/*
+ * Map a buffer where huge entries are possible if the kernel has them. Returns
+ * NULL or the reason to skip.
+ */
 static const char *prepare_faults(void)
 {
 	struct mem mem = mem_get(MEM_THP, mem_len(MEM_THP));
@@ -1296,7 +1362,7 @@ TEST_F_TIMEOUT(races, faults_of_both_sizes, RACE_TIMEOUT)
 	EXPECT_RACE(keep_storing, keep_storing, map_and_want_no_huge_entries);
 }
 
-/* From the seal on no mapping is new and writable, whoever made the buffer before. */
+/* After the seal no new mapping is writable, also of buffers made before it. */
 static void *map_until_sealed(void *arg)
 {
 	unsigned int *mapped = arg;
@@ -1307,12 +1373,12 @@ static void *map_until_sealed(void *arg)
 
 		if (map == MAP_FAILED) {
 			if (errno != EPERM || !__atomic_load_n(mapped, __ATOMIC_RELAXED))
-				fail_race("no mapping before the seal");
+				fail_race("no writable mapping before the seal, or not EPERM");
 			return NULL;
 		}
 		munmap(map, race.len);
 		if (sealed)
-			fail_race("a writable mapping of a sealed memfd");
+			fail_race("a buffer of a sealed memfd was mapped for writing");
 		__atomic_fetch_add(mapped, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
@@ -1331,13 +1397,13 @@ static void seal_while_mapped(void)
 		sleep_ms(1);
 	sleep_ms(below(5));
 	if (fcntl(race.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE))
-		fail_race("seal");
+		fail_race("F_ADD_SEALS failed");
 	__atomic_store_n(&race.sealed, true, __ATOMIC_RELEASE);
 	for (i = 0; i < ARRAY_SIZE(threads); i++)
 		pthread_join(threads[i], NULL);
 }
 
-/* Pages of a memfd that are swapped in and out all the time */
+/* Swap the pages of a memfd in and out continuously. */
 static const char *page_out(void)
 {
 	size_t off;
@@ -1351,7 +1417,7 @@ static const char *page_out(void)
 	return NULL;
 }
 
-/* How many pages are not in the memfd's page cache? -1 on kernels before 6.5 */
+/* The number of pages that are not in the memfd's page cache; -1 before 6.5. */
 static long count_evicted(size_t off, size_t len)
 {
 	__u64 range[2] = { off, len }, seen[5] = {};	/* [3] is nr_evicted */
@@ -1359,7 +1425,10 @@ static long count_evicted(size_t off, size_t len)
 	return syscall(__NR_cachestat, race.memfd, range, seen, 0) ? -1 : (long)seen[3];
 }
 
-/* F_SEAL_WRITE counts the pins of pages in the page cache, and of no others. */
+/*
+ * F_SEAL_WRITE counts only the pins of pages in the page cache, so every page
+ * of the buffer must be there.
+ */
 static const char *look_for_pinned_pages(void)
 {
 	while (racing()) {
@@ -1367,13 +1436,13 @@ static const char *look_for_pinned_pages(void)
 		size_t len = below(2) ? page_size() : race.len - off;
 		int buf = _create_memfd(race.dev, 0, race.memfd, off, len);
 
-		/* as in make_buffers() */
+		/* A page could not leave a movable zone; see make_buffers(). */
 		if (buf < 0 && errno == ENOMEM)
 			continue;
 		if (buf < 0)
 			return strerror(errno);
 		if (count_evicted(off, len))
-			return "a page of the buffer is not in its memfd";
+			return "a page of the buffer is not in the memfd's page cache";
 		close(buf);
 		end_turn();
 	}
@@ -1411,14 +1480,14 @@ TEST_F_TIMEOUT(races, seal_against_mmap, RACE_TIMEOUT)
 	EXPECT_STREQ("", end_race());
 }
 
-/* The driver itself goes away */
+/* Unloading the driver */
 
 FIXTURE(unload) {
 	struct session session;
 	char *mem;
 };
 
-/* NULL if the driver is built in */
+/* The name of the driver's module; NULL if it is built in. */
 static const char *driver_module(void)
 {
 	char path[64];
@@ -1437,7 +1506,7 @@ static int unload_driver(const char *name)
 	return syscall(__NR_delete_module, name, O_NONBLOCK);
 }
 
-/* From where vm/init took it, or else from where modules are. */
+/* Load the module from the directory that vm/init uses, or else by modprobe. */
 static void load_driver(const char *name)
 {
 	char *modprobe[] = { "modprobe", (char *)name, NULL };
@@ -1474,7 +1543,10 @@ FIXTURE_TEARDOWN(unload)
 	SESSION_CLOSE(&self->session);
 }
 
-/* As long as there is any reference to a buffer, and not a moment longer. */
+/*
+ * The driver cannot be unloaded as long as any reference to a buffer exists,
+ * and can be as soon as the last one is gone.
+ */
 TEST_F(unload, while_a_buffer_lives)
 {
 	const char *name = driver_module();
@@ -1498,7 +1570,7 @@ TEST_F(unload, while_a_buffer_lives)
 	EXPECT_EQ(NULL, device_open(&self->session.dev));
 }
 
-/* A process that uses the driver whenever it is there */
+/* Use the driver whenever it is loaded. */
 static const char *use_driver(void)
 {
 	const char *wrong = NULL;
@@ -1534,7 +1606,7 @@ static const char *reload_driver(void)
 		end_turn();
 		load_driver(name);
 		if (!driver_module())
-			return "the driver does not come back";
+			return "the driver cannot be loaded again";
 	}
 	return NULL;
 }

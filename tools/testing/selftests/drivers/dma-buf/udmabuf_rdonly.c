@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * UDMABUF_FLAGS_RDONLY from every side: nobody but the creator writes to such a
- * buffer, and what the creator writes, everybody sees.
+ * UDMABUF_FLAGS_RDONLY: only the creator can write to such a buffer, and every
+ * importer and mapping shows the creator's stores.
  */
 #include "udmabuf_test.h"
 
-/* Kernels before 6.2 cannot keep such a pin coherent. */
+/* Kernels before 6.2 cannot keep a read-only pin coherent. */
 FIXTURE(rdonly_refused) {
 	struct session session;
 };
@@ -119,7 +119,7 @@ TEST_F(rdonly, sync_works)
 	test_sync_cpu(self->buf, SYNC_END(READ));
 }
 
-/* The same through an importer, whose file is open for writing */
+/* Mappings through an importer. Its file is open for writing. */
 
 TEST_F(rdonly, importers_writable_mapping_is_refused)
 {
@@ -131,7 +131,7 @@ TEST_F(rdonly, importers_writable_mapping_is_refused)
 	EXPECT_FILLED(self->mem, self->len, 1);
 }
 
-/* Guards VM_MAYWRITE, which a writable file of an importer sets. */
+/* Guards VM_MAYWRITE: a mapping of the importer's writable file has it set. */
 TEST_F(rdonly, importers_mapping_cannot_be_made_writable)
 {
 	char *map;
@@ -166,7 +166,7 @@ TEST_F(rdonly, importers_map_only_to_the_device)
 	EXPECT_FILLED(seen, self->len, 2);
 }
 
-/* A bounced device cannot leave anything in it, not even at unmap. */
+/* A device with a bounce buffer cannot change the memory, not even at unmap. */
 TEST_F(rdonly, unmap_brings_nothing_back)
 {
 	struct udmabuf_importer_map map;
@@ -194,7 +194,7 @@ TEST_F(rdonly, no_kernel_mapping)
 	test_err_vmap(EINVAL, imp);
 }
 
-/* Where the memory comes from */
+/* Sources of the memory */
 
 FIXTURE(rdonly_sources) {
 	struct session session;
@@ -241,7 +241,7 @@ TEST_F(rdonly_sources, read_only_mapping_of_a_memfd)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/* There are no seals to look at, so that the buffer keeps nothing but its page. */
+/* A read-only buffer needs no seals, so it keeps only its page of the memfd. */
 TEST_F(rdonly_sources, rest_of_a_closed_memfd_is_freed)
 {
 	size_t len = 64 << 20;
@@ -266,8 +266,8 @@ TEST_F(rdonly_sources, memory_that_cannot_be_read_is_efault)
 }
 
 /*
- * Guards FOLL_LONGTERM: without it the pin is of the zero page, and the owner's
- * first write goes to another page.
+ * Guards FOLL_LONGTERM: without it the zero page is pinned, and the owner's
+ * first store goes to another page.
  */
 TEST_F(rdonly_sources, untouched_memory_stays_coherent)
 {
@@ -290,7 +290,7 @@ TEST_F(rdonly_sources, memory_that_was_only_read_stays_coherent)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/* The same with the page cache in the zero page's place. */
+/* The same with the page cache instead of the zero page */
 TEST_F(rdonly_sources, private_file_mapping_stays_coherent)
 {
 	char *mem = map_scratch_file("ramfs", self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE);
@@ -319,7 +319,7 @@ TEST_F(rdonly_sources, private_memfd_mapping_stays_coherent)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/* Shared with a child by fork(), and so written to by copy. */
+/* Memory shared with a child by fork(), and so copied at a store */
 TEST_F(rdonly_sources, memory_shared_with_a_child_stays_coherent)
 {
 	char *mem = mem_get(MEM_ANON, self->len).addr, *map;
@@ -352,7 +352,7 @@ TEST_F(rdonly_sources, fork_afterwards_leaves_the_parent_coherent)
 	reap(pid);
 }
 
-/* Guards the allow-list: GUP lets read-only page cache through. */
+/* Guards the allow-list: GUP pins page cache pages for reading. */
 TEST_F(rdonly_sources, page_cache_is_eopnotsupp)
 {
 	char *mem = map_scratch_file("ramfs", self->len, PROT_READ | PROT_WRITE, MAP_SHARED);

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the udmabuf tests share.
+ * Helpers shared by the udmabuf tests.
  *
- * Each ioctl comes in three forms: _x() returns what the system call returned,
- * test_x() asserts that it works, test_err_x(errno, ...) expects that errno.
+ * Each ioctl has three wrappers: _x() returns the result of the system call,
+ * test_x() asserts success, test_err_x(errno, ...) expects that errno.
  *
- * A session is one test's view of the driver. session_open() gives up
- * CAP_IPC_LOCK, so that every buffer of the test is charged, and takes down the
- * kernel's counters; session_close() drops every buffer and says which counter
- * did not come back. Each fixture has one, so each test proves that it left
- * nothing pinned or charged.
+ * A session covers one test. session_open() drops CAP_IPC_LOCK, so that every
+ * buffer of the test is charged to RLIMIT_MEMLOCK, and reads the kernel's
+ * counters of pinned and charged pages. session_close() closes every buffer and
+ * reports each counter that differs. Every fixture opens a session, so every
+ * test verifies that no page stays pinned or charged.
  *
- * Programs that define RUNS_ON_MAINLINE test what mainline's driver has too.
+ * A program defines RUNS_ON_MAINLINE if it uses only ioctls of mainline's
+ * driver.
  */
 #ifndef _UDMABUF_TEST_H
 #define _UDMABUF_TEST_H
@@ -40,7 +41,7 @@
 #include <time.h>
 
 #include "kselftest_harness.h"
-/* for emulated machines, which are slow, on a host that does other things, too */
+/* Emulated machines on a busy host need more than the default 30 s. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 300
 #include "linux/udmabuf.h"
@@ -61,7 +62,7 @@
 
 #define NOBODY_UID	1000
 #define OTHER_UID	1001
-#define SESSION_MEMLOCK	(512UL << 20)	/* enough for every test */
+#define SESSION_MEMLOCK	(512UL << 20)	/* bytes; enough for every test */
 #define SETTLE_MS	2500
 #define QUOTA_PROBE	8		/* pages */
 
@@ -72,16 +73,17 @@
 		EXPECT_EQ(err, errno) TH_LOG("%s", strerror(errno));	\
 	})
 
-/*
- * Small things
- */
+/* General helpers */
 
 static inline size_t page_size(void)
 {
 	return getpagesize();
 }
 
-/* A list of pages as long as @most, if the memory is: no buffer is larger than that. */
+/*
+ * The number of single-page entries that a list buffer may have: at most @most,
+ * and at most half of RAM, since the driver accepts no larger buffer.
+ */
 static inline size_t listed_pages(size_t most)
 {
 	size_t half = sysconf(_SC_PHYS_PAGES) / 2;
@@ -114,7 +116,7 @@ static inline void sleep_ms(unsigned int ms)
 	nanosleep(&ts, NULL);
 }
 
-/* The first @size - 1 bytes of a small file; -1 if there is none. */
+/* Read up to @size - 1 bytes of the file into @buf; -1 if it cannot be read. */
 static inline ssize_t read_text(const char *path, char *buf, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -150,7 +152,7 @@ static inline int write_number(const char *path, unsigned long number)
 	return write_text(path, text);
 }
 
-/* What @fd is open on, once more and with another mode */
+/* Open the file behind @fd once more, with other open flags. */
 static inline int reopen(int fd, int flags)
 {
 	char path[64];
@@ -159,7 +161,10 @@ static inline int reopen(int fd, int flags)
 	return open(path, flags | O_CLOEXEC);
 }
 
-/* The number after "@key" at the start of a line of @path; -1 if none. */
+/*
+ * The number after @key at the start of a line of the file @path; -1 if no line
+ * starts with @key.
+ */
 static inline long text_number(const char *path, const char *key)
 {
 	static char text[65536];
@@ -192,7 +197,10 @@ static inline bool kernel_is_32bit(void)
 	return sizeof(long) == 4 && !strstr(name.machine, "64");
 }
 
-/* Of a buffer: INT_MAX pages, or what 32 bits address if the kernel has no more. */
+/*
+ * The largest size of a buffer: INT_MAX pages, or on a 32-bit kernel the whole
+ * pages below 4 GiB.
+ */
 static inline __u64 largest_size(void)
 {
 	if (kernel_is_32bit())
@@ -208,7 +216,7 @@ static inline bool swiotlb_forced(void)
 	       strstr(cmdline, "swiotlb=force");
 }
 
-/* How long a race lasts; a soak has longer ones. */
+/* The duration of a race in ms; soak runs set a longer one. */
 static inline long race_ms(void)
 {
 	const char *text = getenv("UDMABUF_RACE_MS");
@@ -216,7 +224,7 @@ static inline long race_ms(void)
 	return text ? atol(text) : 500;
 }
 
-/* Run a program of the system, quietly; true if it succeeded. */
+/* Run a system program with its output discarded; true if it exits with 0. */
 static inline bool run_quietly(char *const argv[])
 {
 	int status;
@@ -233,9 +241,7 @@ static inline bool run_quietly(char *const argv[])
 	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
 }
 
-/*
- * Privileges. By system call, because libc would change all threads.
- */
+/* Privileges. libc's wrappers would change all threads, so use system calls. */
 
 static inline void set_capability(int cap, bool on)
 {
@@ -281,13 +287,11 @@ static inline void become(uid_t uid, size_t npages)
 		_exit(KSFT_FAIL);
 }
 
-/*
- * The ioctls of the driver
- */
+/* Ioctls of the driver */
 
 /*
- * Entries for pieces of @unit bytes of the memory, each @step pieces behind the one
- * before, and from its start again. By steps of none all are its first piece.
+ * Fill @niov entries, each naming @unit bytes of the memory. Entry i names
+ * piece i * @step modulo @niov. With @step 0 every entry names the first piece.
  */
 static inline void make_entries(struct udmabuf_iovec *iovs, size_t niov, const void *mem,
 				size_t unit, size_t step)
@@ -419,7 +423,7 @@ static inline void *_map_buf(int buf, size_t len, int prot, off_t offset)
 #define test_err_map_buf(err, buf, len, prot, offset)			\
 	EXPECT_ERRNO(err, (long)_map_buf(buf, len, prot, offset))
 
-/* Why this machine cannot run the tests, or NULL and the open device. */
+/* Open the device. Returns NULL, or the reason why the tests cannot run. */
 static inline const char *device_open(int *dev)
 {
 	static char reason[128];
@@ -438,10 +442,13 @@ static inline const char *device_open(int *dev)
 	return NULL;
 }
 
-/* What the driver's module may be called: next to a built-in one it is the first. */
+/*
+ * Names of the driver's module. udmabuf_ext is an out-of-tree module that is
+ * loaded beside a built-in udmabuf.
+ */
 static const char * const driver_names[] = { "udmabuf_ext", "udmabuf" };
 
-/* Where the driver's module parameters are. */
+/* The sysfs path of the driver's module parameter @name. */
 static inline const char *parameter_path(const char *name)
 {
 	static char path[128];
@@ -455,18 +462,16 @@ static inline const char *parameter_path(const char *name)
 	return path;
 }
 
-/*
- * Counters that must balance
- */
+/* Counters that must balance */
 
 struct ledger {
-	long pinned;		/* pages pinned now, in the whole system */
-	long vmpin;		/* this process's pinned memory, KiB */
-	bool whole_quota;	/* our user has nothing charged */
-	long bugs;		/* what the kernel has warned of */
+	long pinned;		/* pages pinned now, system-wide */
+	long vmpin;		/* pinned memory of this process, KiB */
+	bool whole_quota;	/* no pages charged to this user */
+	long bugs;		/* taint bits for kernel warnings */
 };
 
-/* Bad page, oops, warning, lockup: the taints that a test may have caused. */
+/* Taints that a test may cause: bad page, oops, warning, soft lockup. */
 #define TAINT_BUGS	0x42a0	/* bits 5, 7, 9 and 14 */
 
 static inline long pinned_pages_once(void)
@@ -474,7 +479,7 @@ static inline long pinned_pages_once(void)
 	char byte;
 	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY);
 
-	/* Each CPU has a part of the counters; reading this adds them up. */
+	/* Reading stat_refresh folds the per-CPU counters into /proc/vmstat. */
 	if (fd >= 0) {
 		if (read(fd, &byte, 1) < 0)
 			sleep_ms(0);
@@ -485,8 +490,9 @@ static inline long pinned_pages_once(void)
 }
 
 /*
- * The kernel adds up by itself once a second, and what it has taken from a CPU
- * and not yet added is in no counter: believe only what two readings agree on.
+ * The kernel also folds the per-CPU counters once a second. A count it has
+ * taken from a CPU but not yet added is missing from the total, so accept only
+ * a value that two successive reads agree on.
  */
 static inline long pinned_pages(void)
 {
@@ -506,7 +512,7 @@ static inline long vmpin_kib(void)
 	return text_number("/proc/self/status", "VmPin:");
 }
 
-/* What this process has in page tables */
+/* Page tables of this process, KiB */
 static inline long vmpte_kib(void)
 {
 	return text_number("/proc/self/status", "VmPTE:");
@@ -520,7 +526,7 @@ static inline long page_faults(void)
 	return usage.ru_minflt;
 }
 
-/* Can exactly @npages be charged, one page more not? */
+/* Can exactly @npages be charged, and not one page more? */
 static inline bool quota_left_is(int dev, size_t npages)
 {
 	struct udmabuf_iovec *iovs = calloc(npages + 1, sizeof(*iovs));
@@ -564,7 +570,10 @@ static inline void ledger_read(struct ledger *ledger, int dev)
 	ledger->bugs = text_number("/proc/sys/kernel/tainted", "") & TAINT_BUGS;
 }
 
-/* "" or what is not as it was. The last fput() of a buffer may come late. */
+/*
+ * Returns "" or the counters that differ from @before. Waits for them to
+ * settle, because the last fput() of a buffer may be delayed.
+ */
 static inline const char *ledger_difference(const struct ledger *before, int dev)
 {
 	static char text[160];
@@ -588,9 +597,7 @@ static inline const char *ledger_difference(const struct ledger *before, int dev
 	return text;
 }
 
-/*
- * Memory cgroups: one in another, on a mount of our own
- */
+/* Memory cgroups: an inner group in an outer one, on a private cgroup2 mount */
 
 #define CGROUP_OUTER	"udmabuf"
 #define CGROUP_INNER	CGROUP_OUTER "/inner"
@@ -625,7 +632,7 @@ static inline int cgroup_limit(const struct cgroups *groups, const char *group, 
 	return write_number(cgroup_file(groups, name), bytes);
 }
 
-/* A process that has been waited for can still be in its group for a moment. */
+/* A reaped process may stay in its group briefly; retry rmdir() on EBUSY. */
 static inline int cgroup_remove(const struct cgroups *groups, const char *group)
 {
 	int tries = 1500, ret;
@@ -644,7 +651,7 @@ static inline void cgroups_close(struct cgroups *groups)
 	rmdir(groups->dir);
 }
 
-/* NULL, or why there are none. */
+/* Returns NULL, or the reason why memory cgroups cannot be used. */
 static inline const char *cgroups_open(struct cgroups *groups)
 {
 	strcpy(groups->dir, "/tmp/cgroup-XXXXXX");
@@ -660,16 +667,17 @@ static inline const char *cgroups_open(struct cgroups *groups)
 	return "no memory cgroups, or not root";
 }
 
-/*
- * Memory failures
- */
+/* Memory failures */
 
 static inline int pagemap_open(void)
 {
 	return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 }
 
-/* The page frames behind the pages from @addr on of this process, 0 where unknown. */
+/*
+ * Read the page frame numbers of @npages pages at @addr of this process; 0 for
+ * a page whose frame is not visible.
+ */
 static inline void page_frames(int pagemap, const void *addr, size_t npages, __u64 *frames)
 {
 	ssize_t len = npages * sizeof(*frames);
@@ -692,8 +700,8 @@ static inline __u64 page_frame(const void *addr)
 }
 
 /*
- * Page frames to be repaired at the end of the test: older kernels give a huge
- * page with a failed part to the next who asks for one.
+ * Page frames to unpoison at the end of the test: older kernels hand out a free
+ * huge page that has a poisoned subpage.
  */
 static struct {
 	__u64 frames[4];
@@ -712,8 +720,9 @@ static inline void ignore_handler(int sig)
 }
 
 /*
- * Let a page of ours fail. The kernel may tell us so by a signal, and say that
- * it cannot get rid of the page; it is poisoned all the same.
+ * Inject a memory failure into @page. The kernel may raise SIGBUS and may
+ * return EBUSY or EHWPOISON because it cannot isolate the page. The page is
+ * poisoned in these cases too, so they count as success.
  */
 static inline int poison(char *page)
 {
@@ -743,7 +752,7 @@ struct session {
 	struct ledger before;
 };
 
-/* NULL, or why the test is to be skipped. */
+/* Returns NULL, or the reason to skip the test. */
 static inline const char *session_open(struct session *session)
 {
 	const char *why_not = device_open(&session->dev);
@@ -753,7 +762,10 @@ static inline const char *session_open(struct session *session)
 		return why_not;
 	set_memlock(SESSION_MEMLOCK);
 	set_capability(CAP_IPC_LOCK, false);
-	/* Others may be about to unpin what they have: a read from virtiofs, who was killed. */
+	/*
+	 * Pins from outside the test may be about to go, such as a read from
+	 * virtiofs or the buffers of a killed process.
+	 */
 	do {
 		ledger_read(&session->before, session->dev);
 	} while (session->before.pinned && now_ms() < deadline);
@@ -774,7 +786,7 @@ static inline void unmap_buffers(void)
 			munmap((void *)first, end - first);
 }
 
-/* "", or what the test left behind after everything of it was closed. */
+/* Close all files of the test. Returns "" or the counters that differ. */
 static inline const char *session_close(struct session *session)
 {
 	const char *difference = "";
@@ -805,13 +817,11 @@ static inline const char *session_close(struct session *session)
 			SKIP(return, "no UDMABUF_FLAGS_RDONLY before Linux 6.2"); \
 	} while (0)
 
-/* What holds in the middle of a test: nothing was kept by what just failed. */
+/* After a failed call: expect no page left pinned or charged. */
 #define EXPECT_NOTHING_KEPT(session)					\
 	EXPECT_STREQ("", ledger_difference(&(session)->before, (session)->dev))
 
-/*
- * Memory of every kind
- */
+/* Kinds of memory */
 
 enum mem_kind {
 	MEM_ANON,
@@ -829,10 +839,13 @@ enum mem_kind {
 struct mem {
 	char *addr;
 	size_t len;
-	const char *why_not;	/* there is no such memory here */
+	const char *why_not;	/* reason why this kind is unavailable */
 };
 
-/* 0 if there are none, or only such as 64 KiB pages make: 512 MiB, too large for a test. */
+/*
+ * PMD size in bytes. 0 without THP, or if above 32 MiB: with 64 KiB pages it is
+ * 512 MiB, too large for a test.
+ */
 static inline size_t thp_size(void)
 {
 	char text[32];
@@ -845,7 +858,7 @@ static inline size_t thp_size(void)
 	return size > 32UL << 20 ? 0 : size;
 }
 
-/* Is PAGE_TABLE_CHECK on? There the driver makes no huge entries. */
+/* Is PAGE_TABLE_CHECK on? If so, the driver makes no huge entries. */
 static inline bool page_tables_checked(void)
 {
 	char cmdline[4096];
@@ -854,7 +867,7 @@ static inline bool page_tables_checked(void)
 	       strstr(cmdline, "page_table_check=on");
 }
 
-/* Does this kernel make huge entries for memory that it maps by frame number? */
+/* Does this kernel make huge entries for PFN mappings? */
 static inline bool has_huge_entries(void)
 {
 	struct utsname name;
@@ -865,7 +878,7 @@ static inline bool has_huge_entries(void)
 		return false;
 	if (kernel_before(6, 12) || !thp_size() || page_tables_checked())
 		return false;
-	/* Later they do not depend on this. */
+	/* From 7.3 on, huge PFN entries do not depend on the THP setting. */
 	return !kernel_before(7, 3) ||
 	       (read_text("/sys/kernel/mm/transparent_hugepage/enabled", enabled,
 			  sizeof(enabled)) > 0 && strstr(enabled, "[always]"));
@@ -890,8 +903,9 @@ static inline bool physically_contiguous(const char *addr, size_t len)
 }
 
 /*
- * Memory lies as the kernel happens to give it. A test that needs it to lie in a certain
- * way asks so often, and keeps what it had or has memory compacted in between.
+ * The physical layout of memory is up to the kernel. A test that needs a
+ * certain layout allocates up to this many times. Between attempts it keeps the
+ * previous memory or triggers compaction.
  */
 #define LAYOUT_ATTEMPTS	16
 
@@ -911,7 +925,7 @@ static inline bool consists_of(const char *addr, size_t len, size_t unit)
 	return true;
 }
 
-/* Have the huge page at @addr become small ones, which stay where they are. */
+/* Split the huge page at @addr into small pages, in place. */
 static inline int split_huge_page(const void *addr)
 {
 	char text[64];
@@ -921,7 +935,10 @@ static inline int split_huge_page(const void *addr)
 	return write_text("/sys/kernel/debug/split_huge_pages", text);
 }
 
-/* Private anonymous memory at a multiple of @align, with room before it. */
+/*
+ * Map private anonymous memory at a multiple of @align. At least @align bytes
+ * of address space in front of it are reserved.
+ */
 static inline char *anon_aligned(size_t len, size_t align)
 {
 	char *area = mmap(NULL, len + 2 * align, PROT_NONE,
@@ -959,7 +976,9 @@ static inline char *anon_mthp(size_t len, const char **why_not)
 	for (attempts = 0; *why_not && attempts < LAYOUT_ATTEMPTS; attempts++) {
 		if (attempts)
 			make_room();
-		/* Short of a whole huge page, so that it gets none. */
+		/*
+		 * @len below the PMD size, so no PMD-sized huge page is used.
+		 */
 		addr = anon_aligned(len, align);
 		madvise(addr, len, MADV_HUGEPAGE);
 		memset(addr, 0, len);
@@ -994,7 +1013,7 @@ static inline char *anon_thp(size_t len, const char **why_not)
 	return addr;
 }
 
-/* See to it that there are @len bytes of free huge pages. */
+/* Grow the hugetlb pool until @len bytes of huge pages are free. */
 static inline void hugetlb_provide(size_t len)
 {
 	const char *knob = "/proc/sys/vm/nr_hugepages";
@@ -1006,7 +1025,7 @@ static inline void hugetlb_provide(size_t len)
 		write_number(knob, total + need - free);
 }
 
-/* The pool of huge pages: how many are free, and how many of those are promised */
+/* The hugetlb pool: free huge pages, and how many of them are reserved */
 struct pool {
 	long free, reserved;
 };
@@ -1019,7 +1038,10 @@ static inline struct pool pool_read(void)
 	};
 }
 
-/* "", or how the pool has changed. A number below 0 wraps and shows as LONG_MAX. */
+/*
+ * Returns "" or how the pool differs from @before. A counter that went below 0
+ * wraps and shows as LONG_MAX.
+ */
 static inline const char *pool_difference(const struct pool *before)
 {
 	static char text[96];
@@ -1037,7 +1059,7 @@ static inline const char *pool_difference(const struct pool *before)
 	return text;
 }
 
-/* Huge pages that are promised, but not there until they are touched */
+/* Map huge pages that are reserved and not yet allocated. */
 static inline char *reserve_hugetlb(size_t len)
 {
 	return mmap(NULL, len, PROT_READ | PROT_WRITE,
@@ -1048,7 +1070,10 @@ static inline char *anon_hugetlb(size_t len, const char **why_not)
 {
 	char *addr;
 
-	/* A child's copy takes as much again. */
+	/*
+	 * Twice @len, since the copies of a forked child need as many pages
+	 * again.
+	 */
 	hugetlb_provide(2 * len);
 	addr = reserve_hugetlb(len);
 	if (addr == MAP_FAILED)
@@ -1056,7 +1081,7 @@ static inline char *anon_hugetlb(size_t len, const char **why_not)
 	return addr;
 }
 
-/* A memfd of @len bytes with @seals; @flags in addition to sealing. */
+/* A memfd of @len bytes with @seals; @flags are added to MFD_ALLOW_SEALING. */
 static inline int sealed_memfd(size_t len, unsigned int flags, unsigned int seals)
 {
 	int fd = syscall(__NR_memfd_create, "udmabuf-test",
@@ -1078,7 +1103,7 @@ static inline char *map_memfd(size_t len)
 	return addr;
 }
 
-/* An unnamed file on a new mount of @fstype, which goes away with the file. */
+/* An unnamed file on a new mount of @fstype, which is freed with the file. */
 static inline int scratch_file(const char *fstype, size_t len)
 {
 	char dir[] = "/tmp/udmabuf-XXXXXX";
@@ -1125,7 +1150,9 @@ static inline char *sysv(size_t len)
 	return addr;
 }
 
-/* How much of it a test takes: at least two pages of the kind. */
+/*
+ * Bytes of the kind that a test uses: at least two pages of that kind's size.
+ */
 static inline size_t mem_len(enum mem_kind kind)
 {
 	if (kind == MEM_THP)
@@ -1135,7 +1162,7 @@ static inline size_t mem_len(enum mem_kind kind)
 	return 32 * page_size();
 }
 
-/* Memory of @kind, every page of it written to; or why_not. */
+/* Allocate memory of @kind and write to every page; sets why_not on failure. */
 static inline struct mem mem_get(enum mem_kind kind, size_t len)
 {
 	struct mem mem = { .addr = MAP_FAILED, .len = len };
@@ -1187,8 +1214,8 @@ static inline int by_frame(const void *a, const void *b)
 }
 
 /*
- * The longest physically contiguous run that the huge pages of @mem can be put
- * together to, as entries; how many.
+ * Fill @iovs with the longest physically contiguous run that the huge pages of
+ * @mem can form in any order. Returns the number of entries.
  */
 static inline size_t longest_run(struct udmabuf_iovec *iovs, const struct mem *mem, size_t huge)
 {
@@ -1215,7 +1242,7 @@ static inline size_t longest_run(struct udmabuf_iovec *iovs, const struct mem *m
 #define SWAP_DEVICE	"/dev/zram0"
 #define SWAP_BYTES	(512UL << 20)
 
-/* Swap in compressed memory: NULL, or why there is none. */
+/* Swap to zram. Returns NULL, or the reason why it is not possible. */
 static inline const char *swap_on(void)
 {
 	char *mkswap[] = { "mkswap", SWAP_DEVICE, NULL };
@@ -1233,8 +1260,8 @@ static inline void swap_off(void)
 }
 
 /*
- * Contents: each 8 bytes tell where they belong, so that no page, offset or
- * order can be mistaken for another.
+ * Contents: each 8-byte word encodes the seed and its offset, so a wrong page,
+ * offset or order is detected.
  */
 
 static inline __u64 stamp(__u64 seed, size_t off)
@@ -1251,7 +1278,7 @@ static inline void fill(void *addr, size_t len, __u64 seed)
 		word[i] = stamp(seed, i * 8);
 }
 
-/* The offset of the first wrong byte of what fill() left, or -1. */
+/* The offset of the first wrong word of memory filled by fill(), or -1. */
 static inline long filled_until(const void *addr, size_t len, __u64 seed, size_t first)
 {
 	const __u64 *word = addr;
@@ -1275,7 +1302,7 @@ static inline size_t entries_len(const struct udmabuf_iovec *iovs, size_t niov)
 	return len;
 }
 
-/* Does the buffer at @map hold what @iovs name, in their order? */
+/* Does the buffer at @map have the bytes that @iovs name, in their order? */
 static inline bool buffer_is(const char *map, const struct udmabuf_iovec *iovs, size_t niov)
 {
 	size_t i;
@@ -1286,9 +1313,7 @@ static inline bool buffer_is(const char *map, const struct udmabuf_iovec *iovs, 
 	return true;
 }
 
-/*
- * Accesses that may fault
- */
+/* Accesses that may fault */
 
 static sigjmp_buf fault_jump;
 
@@ -1297,7 +1322,7 @@ static inline void fault_handler(int sig)
 	siglongjmp(fault_jump, sig);
 }
 
-/* 0, or the signal that reading (or writing) the byte raised. */
+/* 0, or the signal raised by reading (or writing) the byte. */
 static inline int fault_signal(volatile char *addr, bool write)
 {
 	struct sigaction action = { .sa_handler = fault_handler };
@@ -1317,9 +1342,7 @@ static inline int fault_signal(volatile char *addr, bool write)
 	return sig;
 }
 
-/*
- * Processes and passing file descriptors between them
- */
+/* Processes, and passing file descriptors between them */
 
 static inline int send_fd(int sock, int fd)
 {
@@ -1369,7 +1392,7 @@ static inline int receive_fd(int sock)
 	return fd;
 }
 
-/* One byte each way keeps two processes in step. */
+/* tell() and hear() pass one byte to synchronize two processes. */
 static inline void tell(int sock)
 {
 	if (write(sock, "", 1) != 1)
@@ -1384,7 +1407,7 @@ static inline void hear(int sock)
 		_exit(KSFT_FAIL);
 }
 
-/* The exit code of a child, or 128 + its signal. */
+/* The exit code of a child, or 128 + the signal that killed it. */
 static inline int reap(pid_t pid)
 {
 	int status;
@@ -1400,8 +1423,10 @@ static inline long pages_pinned(void)
 }
 
 /*
- * Kills a process that creates a buffer when @least pages are pinned, beside @start: how
- * many are pinned after the @at that were when it was killed, or -1 if it ended before.
+ * Kill the child @pid, which creates a buffer, once @least pages are pinned in
+ * addition to @start. @at is set to the pages pinned at that moment. Returns
+ * how many more pages were pinned until the child died, or -1 if it exited
+ * earlier.
  */
 static inline long kill_while_pinning(pid_t pid, long start, long least, long *at)
 {
@@ -1415,7 +1440,7 @@ static inline long kill_while_pinning(pid_t pid, long start, long least, long *a
 	return reap(pid) == 128 + SIGKILL ? pages_pinned() - start - *at : -1;
 }
 
-/* Is this process or thread neither running nor dead? */
+/* Is this process or thread blocked, neither running nor dead? */
 static inline bool is_blocked(pid_t pid)
 {
 	char path[64], text[512];
@@ -1429,8 +1454,8 @@ static inline bool is_blocked(pid_t pid)
 }
 
 /*
- * In a child, what must hold: its exit code is then the line that did not, so
- * that EXPECT_EQ(0, reap(pid)) shows it (lines are told apart modulo 256).
+ * Check in a child. On failure print the condition and exit with __LINE__ % 255
+ * + 1, which EXPECT_EQ(0, reap(pid)) then shows.
  */
 #define CHILD_CHECK(cond)						\
 	do {								\
@@ -1441,11 +1466,11 @@ static inline bool is_blocked(pid_t pid)
 		}							\
 	} while (0)
 
-/*
- * The test importer
- */
+/* The test importer */
 
-/* Load the test module from where it was built if nobody did. */
+/*
+ * Load the test module from the directory of this program or its test_modules/.
+ */
 static inline void importer_load(void)
 {
 	static const char * const names[] = {
@@ -1541,7 +1566,9 @@ static inline int _unmap(int imp, __u32 handle)
 
 #define test_unmap(imp, handle)	ASSERT_EQ(0, _unmap(imp, handle))
 
-/* In pieces, as the importer copies all of one twice. */
+/*
+ * Transfer at most 32 MiB per ioctl, since the importer copies all of it twice.
+ */
 static inline int _device_io(int imp, unsigned int cmd, __u32 handle, __u64 off,
 			     const void *data, size_t len)
 {
@@ -1604,14 +1631,12 @@ static inline int _fence(int imp, __u32 writes)
 		close(__imp);						\
 	} while (0)
 
-/*
- * Buffers as a whole
- */
+/* Checks of a whole buffer */
 
-#define BOUNCE_MAX	(256U << 10)	/* the most that swiotlb bounces in one */
-#define BOUNCE_TOTAL	(48U << 20)	/* what surely fits in all bounce buffers */
+#define BOUNCE_MAX	(256U << 10)	/* the longest segment swiotlb can bounce */
+#define BOUNCE_TOTAL	(48U << 20)	/* fits in all bounce buffers for certain */
 
-/* The page frames of what @iovs name; NULL if they cannot be known. */
+/* The page frame numbers of the pages in @iovs; NULL if one is not visible. */
 static inline __u64 *entries_frames(const struct udmabuf_iovec *iovs, size_t niov)
 {
 	__u64 *frames = calloc(entries_len(iovs, niov) / page_size() + 1, sizeof(*frames));
@@ -1631,8 +1656,9 @@ static inline __u64 *entries_frames(const struct udmabuf_iovec *iovs, size_t nio
 }
 
 /*
- * How many physically contiguous runs, cut into segments of at most @max bytes which
- * cross no multiple of @boundary bytes, if that is not 0.
+ * The number of physically contiguous runs, each cut into segments of at most
+ * @max bytes. If @boundary is not 0, no segment crosses a multiple of
+ * @boundary.
  */
 static inline unsigned int count_segments(const __u64 *frames, size_t npages, size_t max,
 					  size_t boundary)
@@ -1651,10 +1677,11 @@ static inline unsigned int count_segments(const __u64 *frames, size_t npages, si
 }
 
 /*
- * Sections of physical memory. Without a virtual memmap, as on 32-bit x86, the struct
- * pages of each may lie apart, and what goes from one to the next is two segments.
+ * Sections of physical memory. Without a virtual memmap, as on 32-bit x86, the
+ * struct pages of two sections may not be adjacent. A run across two sections
+ * then becomes two segments.
  */
-#define SECTION_MIN	(64UL << 20)	/* there without PAE; all others are multiples */
+#define SECTION_MIN	(64UL << 20)	/* without PAE; others are multiples */
 
 static inline bool memmap_has_sections(void)
 {
@@ -1675,14 +1702,14 @@ static inline unsigned int count_runs(const __u64 *frames, size_t npages, size_t
 }
 
 /*
- * What a buffer must be: what @iovs name, in their order. Each function returns
- * "", or what is wrong.
+ * The expected contents of a buffer: the memory that @iovs name, in their
+ * order. The *_differs() functions return "" or the difference found.
  */
 struct image {
 	const struct udmabuf_iovec *iovs;
 	size_t niov;
 	size_t len;
-	char *seen;		/* room for len */
+	char *seen;		/* room for len bytes */
 };
 
 static inline const char *importer_differs(int buf, const struct image *image,
@@ -1718,7 +1745,10 @@ static inline const char *vmap_differs(int buf, const struct image *image)
 	if (imp < 0 || _attach(imp, buf, 0, 0))
 		return "cannot be attached to";
 	if (_vmap(imp)) {
-		/* A 32-bit kernel has few addresses. */
+		/*
+		 * vmalloc space is small on a 32-bit kernel: a large vmap may
+		 * fail.
+		 */
 		bool too_much = errno == EINVAL && kernel_is_32bit() && image->len > 8 << 20;
 
 		close(imp);
@@ -1739,7 +1769,10 @@ static inline const char *device_differs(int buf, const struct image *image)
 
 	if (!swiotlb_forced() || image->len <= BOUNCE_TOTAL) {
 		ret = importer_differs(buf, image, frames, max);
-		/* Two out of three segments end where no run does. */
+		/*
+		 * Segments of 3 pages split runs: two of three segments end
+		 * inside a run.
+		 */
 		if (!*ret && frames && count_runs(frames, image->len / page, max) <
 				       image->len / page / 2)
 			ret = importer_differs(buf, image, frames, 3 * page);

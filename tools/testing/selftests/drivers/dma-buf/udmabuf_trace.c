@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tracepoints: each event comes when it should, and says what happened.
+ * Tracepoints: each event occurs at the right time and with the right fields.
  */
 #include <fnmatch.h>
 
@@ -17,7 +17,7 @@ FIXTURE(trace) {
 	struct udmabuf_iovec iovs[2];	/* all pages but the third */
 };
 
-/* What this process does is recorded, apart from what others may have recorded. */
+/* Record events of this process, in a tracing instance of the test. */
 static const char *start_recording(void)
 {
 	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
@@ -29,8 +29,8 @@ static const char *start_recording(void)
 }
 
 /*
- * The rest of the next event called @name, up to the end of the line; "" if there is
- * none. Later calls go on behind it, so they tell the order, too.
+ * The rest of the line of the next event called @name; "" if no event follows.
+ * Each call continues after the previous event, so calls also check the order.
  */
 static const char *next_event(FILE *events, const char *name)
 {
@@ -48,7 +48,7 @@ static const char *next_event(FILE *events, const char *name)
 	return "";
 }
 
-/* The next event called @name fits the pattern. */
+/* Expect that the next event called @name matches the pattern. */
 #define EXPECT_EVENT(name, format, ...)					\
 	({								\
 		const char *__said = next_event(self->events, name);	\
@@ -56,10 +56,12 @@ static const char *next_event(FILE *events, const char *name)
 									\
 		snprintf(__pattern, sizeof(__pattern), format, ##__VA_ARGS__); \
 		EXPECT_EQ(0, fnmatch(__pattern, __said, 0))		\
-			TH_LOG("%s: '%s' rather than '%s'", name, __said, __pattern); \
+			TH_LOG("event %s: got '%s', expected '%s'", name, __said, __pattern); \
 	})
 
-/* In how many pieces they lie, once they are pinned: before, they may be moved. */
+/*
+ * The runs of the pages. Call it after the create, which may migrate the pages.
+ */
 static unsigned int count_pieces(const struct udmabuf_iovec *iovs)
 {
 	__u64 *frames = entries_frames(iovs, 2);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A dma-buf importer that does what user space tells it to, so that tests can
- * look at a buffer from a device's side. See udmabuf_importer.h.
+ * A dma-buf importer controlled by user space, so that tests can access a
+ * buffer like a device. See udmabuf_importer.h.
  *
- * Every open file has a platform device without a driver. What the device
- * "transfers" is copied by the CPU at the physical address behind the DMA
- * address, which is the bounce slot if the mapping bounces. The pages behind
- * the segments are nobody's business but the exporter's: sg_page() is not used.
+ * Every open file has a platform device without a driver. The CPU copies the
+ * device's transfers, at the physical address behind the DMA address. This is
+ * the bounce slot if the mapping bounces. sg_page() is not used: the pages
+ * behind the segments belong to the exporter.
  *
  * importer->lock protects all fields. mmap() takes it under mmap_lock, so user
- * memory is only touched without it.
+ * memory is only accessed without it.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
@@ -36,19 +36,19 @@ struct importer_map {
 };
 
 struct importer {
-	struct mutex lock;	/* protects all of this */
+	struct mutex lock;	/* protects all fields */
 	struct platform_device *pdev;
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	struct importer_map maps[UDMABUF_IMPORTER_MAPS];
 	struct iosys_map vmap;
 	bool vmapped;
-	struct dma_fence *fence;	/* not signalled yet, or NULL */
+	struct dma_fence *fence;	/* not yet signalled, or NULL */
 };
 
 struct importer_fence {
 	struct dma_fence base;
-	spinlock_t lock;	/* for the fence */
+	spinlock_t lock;	/* for dma_fence_init() */
 };
 
 static struct platform_device *importer_device(const struct udmabuf_importer_attach *arg)
@@ -130,7 +130,9 @@ static const char *importer_fence_name(struct dma_fence *fence)
 	return "udmabuf_importer";
 }
 
-/* The buffer may keep a fence longer than the importer is open. */
+/*
+ * The fence may outlive the importer's file, as the buffer holds a reference.
+ */
 static void importer_fence_release(struct dma_fence *fence)
 {
 	dma_fence_free(fence);
@@ -239,7 +241,7 @@ static int importer_map(struct importer *imp, struct udmabuf_importer_map *arg)
 	return 0;
 }
 
-/* Within one segment; the page may have no address of its own. */
+/* Copy within one segment. The pages may be highmem. */
 static void importer_copy(phys_addr_t phys, void *buf, size_t len, bool to_device_memory)
 {
 	while (len) {
@@ -257,7 +259,9 @@ static void importer_copy(phys_addr_t phys, void *buf, size_t len, bool to_devic
 	}
 }
 
-/* Move [@offset, @offset + @len) of a map between its device memory and @buf. */
+/*
+ * Copy [@offset, @offset + @len) of a map between its device memory and @buf.
+ */
 static int importer_transfer(struct importer *imp, struct importer_map *map, u64 offset, u64 len,
 			     void *buf, bool to_device_memory)
 {
@@ -363,7 +367,7 @@ static int importer_ioctl_map(struct importer *imp, void __user *uarg)
 	if (ret || !copy_to_user(uarg, &arg, sizeof(arg)))
 		return ret;
 
-	/* Nobody would know its handle. */
+	/* User space did not get the handle, so unmap here. */
 	mutex_lock(&imp->lock);
 	importer_unmap(imp, arg.handle);
 	mutex_unlock(&imp->lock);
@@ -381,7 +385,7 @@ static int importer_vmap(struct importer *imp)
 	return ret;
 }
 
-/* The commands whose argument is a number or nothing, on an attached buffer. */
+/* Commands for an attached buffer, with a number or no argument. */
 static int importer_command_locked(struct importer *imp, unsigned int cmd, u32 arg)
 {
 	lockdep_assert_held(&imp->lock);
@@ -485,9 +489,8 @@ static struct miscdevice importer_misc = {
 };
 
 /*
- * How many bytes have been synced with what devices see that do not look into the
- * CPU's caches. Emulated caches hide nothing, so that bytes cannot tell. -1 where
- * all devices do look.
+ * Bytes synced for non-coherent devices. Emulated caches always hold the
+ * current bytes, so tests count the syncs. -1 if all devices are coherent.
  */
 static long synced_for_cpu = -1;
 module_param(synced_for_cpu, long, 0444);
@@ -552,5 +555,7 @@ module_exit(importer_exit);
 
 MODULE_DESCRIPTION("dma-buf importer for the udmabuf selftests");
 MODULE_LICENSE("GPL");
-/* What MODULE_IMPORT_NS() stands for, whose argument was not always a string. */
+/*
+ * MODULE_IMPORT_NS() spelled out, since its argument was not always a string.
+ */
 MODULE_INFO(import_ns, "DMA_BUF");

@@ -2,11 +2,11 @@
 /*
  * /dev/udmabuf_importer: a device driver's side of a dma-buf, by ioctl.
  *
- * Each open file is one importer with a device of its own. It attaches one
- * dma-buf, maps it up to UDMABUF_IMPORTER_MAPS times and moves bytes as its
- * device would: through the DMA addresses of a map, so through the bounce
- * buffer where there is one. It has at most one unsignalled fence, which detaching or
- * closing signals. For the tests only.
+ * Each open file is one importer with a separate device. It attaches one
+ * dma-buf and maps it up to UDMABUF_IMPORTER_MAPS times. It copies bytes
+ * through the DMA addresses of a map, as its device would, so also through a
+ * bounce buffer. It has at most one unsignalled fence, which detaching or
+ * closing signals. For tests only.
  */
 #ifndef _UDMABUF_IMPORTER_H
 #define _UDMABUF_IMPORTER_H
@@ -28,19 +28,19 @@ struct udmabuf_importer_attach {
 	__s32 fd;
 	__u32 max_seg;		/* 0: the kernel's default */
 	__u64 dma_mask;		/* 0: all 64 bits */
-	__u64 boundary;		/* mask of what no segment may cross; 0: none */
+	__u64 boundary;		/* segment boundary mask; 0: unlimited */
 };
 
 struct udmabuf_importer_map {
 	__u32 dir;
-	__u32 handle;		/* out: as are all below */
+	__u32 handle;		/* out, like all fields below */
 	__u32 nents;
 	__u32 pad;
 	__u64 bytes;
 	__u64 longest;		/* bytes of the longest segment */
 };
 
-/* handle is ignored by the two that go through the kernel's vmap */
+/* IMPORTER_VREAD and IMPORTER_VWRITE use the vmap and ignore @handle. */
 struct udmabuf_importer_io {
 	__u64 offset;
 	__u64 len;
@@ -61,7 +61,9 @@ struct udmabuf_importer_io {
 #define IMPORTER_VUNMAP		_IO('i', 0x0a)
 #define IMPORTER_VREAD		_IOW('i', 0x0b, struct udmabuf_importer_io)
 #define IMPORTER_VWRITE		_IOW('i', 0x0c, struct udmabuf_importer_io)
-/* Add a fence to the buffer: the device writes (1) or only reads (0) until IMPORTER_SIGNAL. */
+/*
+ * Add a fence: the device writes (1) or only reads (0) until IMPORTER_SIGNAL.
+ */
 #define IMPORTER_FENCE		_IOW('i', 0x0d, __u32)
 #define IMPORTER_SIGNAL		_IO('i', 0x0e)
 
