@@ -1032,19 +1032,24 @@ TEST_F(throttled, others_poll)
 	pid = fork();
 	if (!pid) {
 		struct udmabuf_importer_map map;
-		int imp = importer_open();
+		int imp, i;
 
 		get_throttled(&self->groups);
 		self->counts[0] = 1;
-		CHILD_CHECK(!_attach(imp, self->bufs[0], 0, UINT_MAX));
-		CHILD_CHECK(!_map(imp, IMPORTER_TO_DEVICE, &map));
+		/* An allocation is not throttled each time. */
+		for (i = 0; i < 5; i++) {
+			imp = importer_open();
+			CHILD_CHECK(!_attach(imp, self->bufs[0], 0, UINT_MAX));
+			CHILD_CHECK(!_map(imp, IMPORTER_TO_DEVICE, &map));
+			close(imp);
+		}
 		self->counts[0] = 2;
 		_exit(0);
 	}
 	while (!self->counts[0] && !waitpid(pid, NULL, WNOHANG))
 		sleep_ms(1);
 	start = now_us();
-	while (self->counts[0] == 1 && now_us() - start < WATCHED_MS * 1000LL) {
+	while (self->counts[0] == 1 && now_us() - start < 4 * WATCHED_MS * 1000LL) {
 		cpu = cpu_us(pid);
 		us = now_us();
 		poll(&fd, 1, 0);
