@@ -1485,6 +1485,7 @@ TEST_F_TIMEOUT(races, seal_against_mmap, RACE_TIMEOUT)
 FIXTURE(unload) {
 	struct session session;
 	char *mem;
+	const char *name;	/* of the driver's module */
 };
 
 /* The name of the driver's module; NULL if it is built in. */
@@ -1530,16 +1531,15 @@ FIXTURE_SETUP(unload)
 	race.len = 16 * page_size();
 	race.mem = anon_small(race.len);
 	refill(0, pages());
-	if (!driver_module())
+	self->name = driver_module();
+	if (!self->name)
 		SKIP(return, "the driver is built in");
 }
 
 FIXTURE_TEARDOWN(unload)
 {
-	const char *name = driver_module();
-
-	if (!name)
-		load_driver("udmabuf");
+	if (!driver_module())
+		load_driver(self->name);
 	SESSION_CLOSE(&self->session);
 }
 
@@ -1549,24 +1549,23 @@ FIXTURE_TEARDOWN(unload)
  */
 TEST_F(unload, while_a_buffer_lives)
 {
-	const char *name = driver_module();
 	int buf, imp;
 	char *map;
 
 	SKIP_WITHOUT_IMPORTER();
 	buf = test_create_one(self->session.dev, 0, race.mem, race.len);
 	close(self->session.dev);
-	EXPECT_ERRNO(EAGAIN, unload_driver(name));
+	EXPECT_ERRNO(EAGAIN, unload_driver(self->name));
 	map = test_map_buf(buf, race.len, PROT_READ);
 	imp = test_attach(buf, 0, 0);
 	close(buf);
-	EXPECT_ERRNO(EAGAIN, unload_driver(name));
+	EXPECT_ERRNO(EAGAIN, unload_driver(self->name));
 	EXPECT_TRUE(is_owners(map, race.len, false));
 	munmap(map, race.len);
-	EXPECT_ERRNO(EAGAIN, unload_driver(name));
+	EXPECT_ERRNO(EAGAIN, unload_driver(self->name));
 	close(imp);
-	EXPECT_EQ(0, unload_driver(name)) TH_LOG("%s", strerror(errno));
-	load_driver(name);
+	EXPECT_EQ(0, unload_driver(self->name)) TH_LOG("%s", strerror(errno));
+	load_driver(self->name);
 	EXPECT_EQ(NULL, device_open(&self->session.dev));
 }
 
