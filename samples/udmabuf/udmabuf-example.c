@@ -21,8 +21,9 @@ static void cpu_access(int dmabuf, __u64 flags)
 		err(1, "DMA_BUF_IOCTL_SYNC");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	const char *device = argc > 1 ? argv[1] : "/dev/udmabuf";
 	size_t page = sysconf(_SC_PAGESIZE);
 	char *map, *memory = aligned_alloc(page, 3 * page);
 	struct udmabuf_create *create;
@@ -40,9 +41,9 @@ int main(void)
 	create->iovs[1].base = (uintptr_t)memory;
 	create->iovs[1].len = page;
 
-	dev = open("/dev/udmabuf", O_RDWR);
+	dev = open(device, O_RDWR);
 	if (dev < 0)
-		err(1, "/dev/udmabuf");
+		err(1, "%s", device);
 	dmabuf = ioctl(dev, UDMABUF_CREATE, create);
 	if (dmabuf < 0)
 		err(1, "UDMABUF_CREATE");

@@ -305,7 +305,7 @@ static char *how_to_build(void)
 			      "nixos-rebuild boot, reboot");
 	if (exists("/usr/src/udmabuf-*"))
 		return format("%srun: dkms autoinstall", headers);
-	return format("%sinstall udmabuf-dkms, or run: make module", headers);
+	return format("%sin the source of udmabuf run: make install", headers);
 }
 
 static char *why_not_loaded(const char *module)
