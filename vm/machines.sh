@@ -133,7 +133,7 @@ machine_stock()
 	in_root depmod "$rel"
 }
 
-# machine_config NAME: print vm/debug.config with the changes of vm/machines.config
+# machine_config NAME: print vm/config/debug.config with the changes of vm/config/machines.config
 machine_config()
 {
 	awk -v name="$1" '
@@ -141,7 +141,7 @@ machine_config()
 	FNR != NR { if (/^CONFIG/ && !(option[1] in change)) print; next }
 	/CONFIG_/ && name ~ "^(" $1 ")$" { change[option[1]] = option[2] }
 	END { for (o in change) if (change[o] != "n") print o "=" change[o] }
-	' "$top/vm/machines.config" "$top/vm/debug.config"
+	' "$top/vm/config/machines.config" "$top/vm/config/debug.config"
 }
 
 # machine_make ARGUMENTS: run make in the kernel source for the machine

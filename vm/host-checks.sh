@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2154
 #
-# vm/host.sh: the checks of vm/check that need no VM. They test vm/apply, error messages
+# vm/host-checks.sh: the checks of vm/check that need no VM. They test vm/apply, error messages
 # of scripts, mainline's selftests built with our header, the installed selftests, links
 # and names in the documentation, version numbers, and vm/lint. host_checks runs them all.
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * holds: measure how long the driver holds the CPU, and how long it delays the exit of
+ * latency: measure how long the driver holds the CPU, and how long it delays the exit of
  * a killed process.
  *
  * A timer wakes a real-time process every few microseconds on the only CPU. Its
