@@ -288,7 +288,7 @@ static inline int create(const struct memory *memory)
 	int fd = create_part(memory, memory->size);
 
 	if (fd < 0)
-		err(1, "cannot create a buffer of %zu bytes from %s", memory->size, memory->name);
+		err(1, "cannot make a buffer of %zu bytes from %s", memory->size, memory->name);
 	return fd;
 }
 
