@@ -621,7 +621,7 @@ static const char *keep(struct _test_data_kept *self, const struct _fixture_vari
 	return wrong;
 }
 
-TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 300)
+TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 600)
 {
 	SKIP_WITHOUT_IMPORTER();
 	if (kernel_before(6, 11) && !variant->iovec && variant->entries > 1024)

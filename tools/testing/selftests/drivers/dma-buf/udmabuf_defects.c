@@ -257,7 +257,7 @@ TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
 }
 
 /* D6: 2^21 pins of a page overflow its reference count. */
-TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 150)
+TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 600)
 {
 	struct rlimit files = { 4096, 4096 };
 	int buf = 0, i;

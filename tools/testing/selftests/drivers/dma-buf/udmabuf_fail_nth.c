@@ -273,7 +273,7 @@ FIXTURE_TEARDOWN(memory)
 	EXPECT_STREQ("", sweeper_close(self->sweeper));
 }
 
-TEST_F_TIMEOUT(memory, create, 200)
+TEST_F_TIMEOUT(memory, create, 600)
 {
 	test_memory(variant->kind, mem_len(variant->kind));
 	take_pieces(self->sweeper, 1);
@@ -303,14 +303,14 @@ FIXTURE_TEARDOWN(fail_nth)
 	EXPECT_STREQ("", sweeper_close(self->sweeper));
 }
 
-TEST_F_TIMEOUT(fail_nth, create_of_many_extents, 200)
+TEST_F_TIMEOUT(fail_nth, create_of_many_extents, 600)
 {
 	test_memory(MEM_ANON, SCATTERED * page_size());
 	take_pieces(self->sweeper, SCATTERED);
 	EXPECT_SWEEP(SWEEP_CREATE);
 }
 
-TEST_F_TIMEOUT(fail_nth, create_of_lists, 300)
+TEST_F_TIMEOUT(fail_nth, create_of_lists, 600)
 {
 	test_memory(MEM_ANON, LISTED * page_size());
 	take_pieces(self->sweeper, LISTED);
@@ -346,7 +346,7 @@ static const char *undo_fresh(struct sweeper *self)
 	return "";
 }
 
-TEST_F_TIMEOUT(fail_nth, create_of_fresh_memory, 200)
+TEST_F_TIMEOUT(fail_nth, create_of_fresh_memory, 600)
 {
 	EXPECT_SWEEP(.prepare = prepare_untouched, .run = run_create, .check = check_buffer,
 		     .undo = undo_fresh);
@@ -385,7 +385,7 @@ static const char *undo_file(struct sweeper *self)
 	return undo_fresh(self);
 }
 
-TEST_F_TIMEOUT(fail_nth, create_of_memfds, 200)
+TEST_F_TIMEOUT(fail_nth, create_of_memfds, 600)
 {
 	EXPECT_SWEEP(.prepare = prepare_memfd, .run = run_create_memfd, .check = check_buffer,
 		     .undo = undo_file);
@@ -395,7 +395,7 @@ TEST_F_TIMEOUT(fail_nth, create_of_memfds, 200)
 }
 
 /* Two files in turn, each from its last page to its first */
-TEST_F_TIMEOUT(fail_nth, create_of_a_list, 300)
+TEST_F_TIMEOUT(fail_nth, create_of_a_list, 600)
 {
 	size_t page = page_size(), len = FILE_LISTED / 2 * page, i;
 	size_t left[] = { len, len };
@@ -489,7 +489,7 @@ static const char *make_buffer(struct sweeper *self, size_t npages)
 	return run_create(self) < 0 ? "cannot create a buffer" : "";
 }
 
-TEST_F_TIMEOUT(fail_nth, importers, 300)
+TEST_F_TIMEOUT(fail_nth, importers, 600)
 {
 	static const size_t npages[] = { SCATTERED, LISTED };
 	struct sweeper *sweeper = self->sweeper;
@@ -543,7 +543,7 @@ static const char *undo_vmap(struct sweeper *self)
 }
 
 /* Guards the retry of a failed vmap: the core warns about an error. */
-TEST_F_TIMEOUT(fail_nth, kernel_mapping, 200)
+TEST_F_TIMEOUT(fail_nth, kernel_mapping, 600)
 {
 	SKIP_WITHOUT_IMPORTER();
 	test_memory(MEM_ANON, 4 * SCATTERED * page_size());
@@ -603,7 +603,7 @@ static const char *check_mapping(struct sweeper *self)
 #define FAR_AWAY	((char *)(uintptr_t)(sizeof(long) == 8 ? 1ULL << 36 : 1ULL << 31))
 
 /* Small entries, then huge ones */
-TEST_F_TIMEOUT(fail_nth, mappings, 300)
+TEST_F_TIMEOUT(fail_nth, mappings, 600)
 {
 	static int (* const runs[])(struct sweeper *self) = { run_load, run_store, run_write };
 	struct sweeper *sweeper = self->sweeper;
@@ -624,7 +624,7 @@ TEST_F_TIMEOUT(fail_nth, mappings, 300)
 }
 
 /* Runs last: does kmemleak find memory without a reference? */
-TEST_F_TIMEOUT(fail_nth, nothing_is_lost, 300)
+TEST_F_TIMEOUT(fail_nth, nothing_is_lost, 600)
 {
 	const char *kmemleak = "/sys/kernel/debug/kmemleak";
 	static char lost[65536];

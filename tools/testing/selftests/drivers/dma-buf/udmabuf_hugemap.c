@@ -742,7 +742,7 @@ TEST_F(others, memfd_of_huge_pages)
 #define RUN_PAGES	24	/* huge pages, some of them adjacent */
 
 /* A run as long as a huge entry, at addresses not aligned for one. */
-TEST_F_TIMEOUT(others, run_across_huge_pages, 120)
+TEST_F_TIMEOUT(others, run_across_huge_pages, 600)
 {
 	struct udmabuf_iovec iovs[RUN_PAGES], iov;
 	size_t phases[] = { 0, self->page, self->huge / 2, self->huge - self->page };

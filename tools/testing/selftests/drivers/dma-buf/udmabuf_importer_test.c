@@ -1444,7 +1444,7 @@ static size_t stores_lost(struct stores *stores, char *addr)
  * bytes replace them later. An unmap between START and END may replace the
  * store of that one access.
  */
-TEST_F_TIMEOUT(races, bracketed_stores_against_map_and_unmap, 120)
+TEST_F_TIMEOUT(races, bracketed_stores_against_map_and_unmap, 600)
 {
 	struct stores stores = { .mem = anon_small(STORE_LEN) };
 	char *seen = malloc(STORE_LEN);

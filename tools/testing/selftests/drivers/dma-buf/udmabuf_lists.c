@@ -398,7 +398,7 @@ FIXTURE_TEARDOWN(folios)
 	SESSION_CLOSE(&self->session);
 }
 
-TEST_F_TIMEOUT(folios, whole, 120)
+TEST_F_TIMEOUT(folios, whole, 600)
 {
 	struct udmabuf_iovec iov = { to_u64(self->mem), variant->len };
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, variant->len);
@@ -409,7 +409,7 @@ TEST_F_TIMEOUT(folios, whole, 120)
 /*
  * Guards against whole folios where only a part was requested, at either end.
  */
-TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 120)
+TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 600)
 {
 	struct { size_t skip, less; } rows[] = { { 5, 7 }, { 0, 3 }, { 15, 0 } };
 	size_t i;
@@ -429,7 +429,7 @@ TEST_F_TIMEOUT(folios, parts_of_the_first_and_the_last, 120)
 }
 
 /* Folios of both sizes, whole and in part, and lists of either size */
-TEST_F_TIMEOUT(folios, beside_small_pages, 120)
+TEST_F_TIMEOUT(folios, beside_small_pages, 600)
 {
 	size_t small = 512 * self->page, page = self->page, i, len;
 	int other = sealed_memfd(small, 0, F_SEAL_SHRINK);
@@ -526,7 +526,7 @@ FIXTURE_TEARDOWN(sections)
 	SESSION_CLOSE(&self->session);
 }
 
-TEST_F_TIMEOUT(sections, one_end, 120)
+TEST_F_TIMEOUT(sections, one_end, 600)
 {
 	size_t i;
 
@@ -540,7 +540,7 @@ TEST_F_TIMEOUT(sections, one_end, 120)
 }
 
 /* Pairs of neighbouring ends, also across a hole, in both orders */
-TEST_F_TIMEOUT(sections, two_ends, 120)
+TEST_F_TIMEOUT(sections, two_ends, 600)
 {
 	size_t i, j;
 
@@ -557,7 +557,7 @@ TEST_F_TIMEOUT(sections, two_ends, 120)
 		}
 }
 
-TEST_F_TIMEOUT(sections, all_ends, 120)
+TEST_F_TIMEOUT(sections, all_ends, 600)
 {
 	int buf = test_create(self->session.dev, 0, self->iovs, self->nends);
 
