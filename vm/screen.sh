@@ -36,15 +36,20 @@ answer()
 	echo >&"$talk_in"
 }
 
-# qmp COMMAND: send COMMAND to QEMU's monitor, and wait for the answer
+# qmp COMMAND [ARGUMENTS]: send COMMAND to QEMU's monitor, and set $reply to the answer.
+# ARGUMENTS are JSON without the outer braces. An empty $qmp_ready means a new QEMU, which
+# first needs qmp_capabilities.
 qmp()
 {
-	local answer
-	echo "$1" >&"$qmp_in"
-	while read -r -t 60 answer <&"$qmp_out"; do
-		case $answer in
+	if [ -z "${qmp_ready:-}" ]; then
+		qmp_ready=1
+		qmp qmp_capabilities
+	fi
+	echo '{"execute": "'"$1"'", "arguments": {'"${2:-}"'}}' >&"$qmp_in"
+	while read -r -t 60 reply <&"$qmp_out"; do
+		case $reply in
 		'{"return"'*) return ;;
-		'{"error"'*) die "QEMU: $answer" ;;
+		'{"error"'*) die "QEMU: $reply" ;;
 		esac
 	done
 	die "QEMU's monitor does not answer to $1"
@@ -53,9 +58,7 @@ qmp()
 # screen_shot FILE.ppm: have QEMU write its screen to FILE.ppm
 screen_shot()
 {
-	[ -n "${qmp_ready:-}" ] || qmp '{"execute": "qmp_capabilities"}'
-	qmp_ready=1
-	qmp '{"execute": "screendump", "arguments": {"filename": "'"$1"'"}}'
+	qmp screendump '"filename": "'"$1"'"'
 }
 
 # compare DRAWN.ppm SHOT.ppm: compare pixel by pixel; print the first difference

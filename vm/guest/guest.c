@@ -3,7 +3,11 @@
  * The only program in demo-qemu's guest, its PID 1: shows two frames on the guest's
  * virtio-gpu. The second is larger, and in memory fragmented into single pages. After
  * each frame the program prints "frame N shown" and waits for a line on the console.
- * Then it shuts the guest down.
+ * Then it removes both framebuffers, prints "nothing shown", waits for a line, and shuts
+ * the guest down.
+ *
+ * If the line after frame 1 is a number, the program waits until the guest has that many
+ * MiB of memory before it draws frame 2.
  *
  * With a frame number as its argument it prints that frame as a PPM picture.
  */
@@ -16,13 +20,14 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "display.h"
 #include "picture.h"
 
-#define RESERVE	(2 << 20)	/* bytes left free, to avoid an OOM kill */
+#define RESERVE	(2 << 20)	/* bytes left free, to avoid a panic for lack of memory */
 
 static const struct story stories[] = {
 	{
@@ -55,6 +60,28 @@ struct buffer {
 	__u32 *pixels;
 	size_t size;
 };
+
+static void set_vm(const char *name, int value)
+{
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/sys/vm/%s", name);
+	f = fopen(path, "w");
+	if (!f || fprintf(f, "%d\n", value) < 0 || fclose(f))
+		err(1, "%s", path);
+}
+
+/*
+ * Keeps the watermarks of the kernel below RESERVE. The default of min_free_kbytes grows
+ * with the memory. A fallback to a page block of another migrate type boosts the
+ * watermarks of the zone by a page block (4 MiB), until kswapd has run.
+ */
+static void limit_watermarks(void)
+{
+	set_vm("min_free_kbytes", RESERVE / 4 / 1024);
+	set_vm("watermark_boost_factor", 0);
+}
 
 /* Allocates all memory in single pages, and frees every second page. */
 static void fragment_memory(void)
@@ -130,13 +157,27 @@ static void show(struct buffer *b, struct display *d, int frame)
 	display_update(d);
 }
 
-static void wait_for_reader(int frame)
+/* The number in the reader's line, or 0 */
+static int wait_for_reader(const char *message)
 {
 	char line[16];
 
-	printf("frame %d shown\n", frame);
+	printf("%s\n", message);
 	if (!fgets(line, sizeof(line), stdin))
-		errx(1, "frame %d: end of file on stdin, expected a line", frame);
+		errx(1, "%s: end of file on stdin, expected a line", message);
+	return atoi(line);
+}
+
+static void wait_for_memory(unsigned long mib)
+{
+	struct sysinfo info;
+
+	for (;;) {
+		sysinfo(&info);
+		if (info.totalram * info.mem_unit >> 20 >= mib)
+			return;
+		usleep(100000);
+	}
 }
 
 int main(int argc, char **argv)
@@ -153,15 +194,20 @@ int main(int argc, char **argv)
 		errx(1, "usage: %s 1|2, or as PID 1", argv[0]);
 	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
 		err(1, "cannot mount /dev");
+	if (mkdir("/proc", 0555) || mount("proc", "/proc", "proc", 0, NULL))
+		err(1, "cannot mount /proc");
 	if (display_open(&display, "/dev/dri/card0"))
 		err(1, "/dev/dri/card0");
 	show(&first, &display, 1);
-	wait_for_reader(1);
+	wait_for_memory(wait_for_reader("frame 1 shown"));
 
+	limit_watermarks();
 	fragment_memory();
 	show(&second, &display, 2);
 	remove_buffer(&first, &display);
-	wait_for_reader(2);
+	wait_for_reader("frame 2 shown");
+	remove_buffer(&second, &display);
+	wait_for_reader("nothing shown");
 
 	reboot(RB_AUTOBOOT);
 	return 1;
