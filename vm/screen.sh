@@ -96,6 +96,18 @@ as_drawn()
 	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
 
+# damaged NAME DRAWN.ppm SHOT.ppm: for a run with BREAK: print the first pixel that is not as
+# drawn; exit if there is none, or no screen shot of that size
+damaged()
+{
+	local differs
+	if differs=$(compare "$2" "$3"); then
+		die "BREAK=$BREAK changed nothing: $1 is as drawn"
+	fi
+	[[ $differs = 'the pixel at '* ]] || die "BREAK=$BREAK: $1: $differs"
+	say "BREAK=$BREAK: $1: $differs"
+}
+
 # build_break FILE.so: with BREAK=swap or BREAK=page build the library that damages the
 # lists of pieces that QEMU passes to the driver
 build_break()
