@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * frames blob|copy: the program in demo-chain -c's guest. The host counts instructions
- * per frame. "blob" draws into malloc'ed pages that are not contiguous; virtio-gpu
+ * frames blob|copy: the program in demo-chain -c's guest. The guest's host counts
+ * instructions per frame. "blob" draws into malloc'ed pages that are not contiguous; virtio-gpu
  * imports a dma-buf of them. "copy" draws into a dumb buffer, from which QEMU copies each
  * frame, as without blob resources.
  *
