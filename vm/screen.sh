@@ -96,8 +96,8 @@ as_drawn()
 	die "$1: $differs (see ${2##*/} and ${3##*/} in $cache/log)"
 }
 
-# damaged NAME DRAWN.ppm SHOT.ppm: for a run with BREAK: print the first pixel that is not as
-# drawn; exit if there is none, or no screen shot of that size
+# damaged NAME DRAWN.ppm SHOT.ppm: for a run with BREAK: print the first pixel that differs;
+# exit if all pixels are as drawn, or the screen shot is missing or of another size
 damaged()
 {
 	local differs
