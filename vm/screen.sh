@@ -46,7 +46,7 @@ qmp()
 		qmp qmp_capabilities
 	fi
 	echo '{"execute": "'"$1"'", "arguments": {'"${2:-}"'}}' >&"$qmp_in"
-	while read -r -t 60 reply <&"$qmp_out"; do
+	while read -r -t 300 reply <&"$qmp_out"; do
 		case $reply in
 		'{"return"'*) return ;;
 		'{"error"'*) die "QEMU: $reply" ;;
