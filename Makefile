@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Entry points. The implementation is in vm/, bench/, series/ and packaging/.
+# Entry points. The implementation is in scripts/, vm/, bench/, series/ and packaging/.
 
 help:
 	@echo 'make demo                  show a framebuffer in malloc memory on a VM display: demo.png'
@@ -54,7 +54,7 @@ bench:
 	@bench/run $(if $(UPDATE),-u) $(KERNELS)
 
 module:
-	@vm/module '$(KDIR)'
+	@scripts/module '$(KDIR)'
 
 install:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' DKMS='$(DKMS)' KDIR='$(KDIR)' packaging/install
@@ -63,10 +63,10 @@ uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install -u
 
 headers-test:
-	@vm/headers-test
+	@scripts/headers-test
 
 deb:
-	@vm/deb
+	@scripts/deb
 
 deb-test:
 	@vm/deb-test
@@ -75,16 +75,16 @@ install-test:
 	@vm/install-test
 
 apply:
-	@vm/apply '$(TREE)'
+	@scripts/apply '$(TREE)'
 
 patches:
 	@series/make '$(TREE)' '$(OUT)'
 
 lint:
-	@vm/lint
+	@scripts/lint
 
 qemu:
-	@vm/qemu
+	@scripts/qemu
 
 vm:
 	@vm/check -i $(KERNEL)

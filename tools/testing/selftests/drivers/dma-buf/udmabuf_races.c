@@ -1507,7 +1507,7 @@ static int unload_driver(const char *name)
 	return syscall(__NR_delete_module, name, O_NONBLOCK);
 }
 
-/* Load the module from the directory that vm/init uses, or else by modprobe. */
+/* Load the module from the directory that vm/inside/init uses, or else by modprobe. */
 static void load_driver(const char *name)
 {
 	char *modprobe[] = { "modprobe", (char *)name, NULL };

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# vm/desktop.sh: an ordinary user's Wayland desktop, for scripts that run as root in a
+# vm/inside/desktop.sh: an ordinary user's Wayland desktop, for scripts that run as root in a
 # VM and define die(). Weston composes it with its GL renderer on Mesa's llvmpipe. The
 # kiosk shell shows a window over the whole output, without decoration.
 

@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2154
 #
-# vm/host-checks.sh: the checks of vm/check that need no VM. They test vm/apply, error messages
-# of scripts, mainline's selftests built with our header, the installed selftests, links
-# and names in the documentation, version numbers, and vm/lint. host_checks runs them all.
+# scripts/host-checks.sh: the checks of vm/check that need no VM. They test scripts/apply,
+# error messages of scripts, mainline's selftests built with our header, the installed
+# selftests, links and names in the documentation, version numbers, and scripts/lint.
+# host_checks runs them all.
 
-# apply_checks: vm/apply on a pristine tree, again, on an unknown tree, and with built files
+# apply_checks: scripts/apply on a pristine tree, again, on an unknown tree, and with built files
 
 apply_checks()
 {
 	local t=$work/apply
 	mkdir "$t"
 	tar -xf "$tree.pristine.tar" -C "$t"
-	expect 'apply: on a pristine tree' "$top/vm/apply" "$t"
+	expect 'apply: on a pristine tree' "$top/scripts/apply" "$t"
 	cp -a "$t" "$t.1"
 	expect 'apply: the driver is there' cmp "$top/drivers/dma-buf/udmabuf.c" "$t/drivers/dma-buf/udmabuf.c"
-	expect 'apply: again' "$top/vm/apply" "$t"
+	expect 'apply: again' "$top/scripts/apply" "$t"
 	expect 'apply: the second time changed nothing' diff -r "$t.1" "$t"
 	expect 'apply: and wrote nothing' test -z "$(find "$t" -newer "$work/out" -type f)"
 	mkdir "$t.2"
 	tar -xf "$tree.pristine.tar" -C "$t.2"
 	sed -i 's/^config UDMABUF$/config UDMABUF2/' "$t.2/drivers/dma-buf/Kconfig"
 	cp -a "$t.2" "$t.3"
-	expect 'apply: refuses a tree it does not understand' sh -c "! '$top/vm/apply' '$t.2' 2>'$work/why'"
+	expect 'apply: refuses a tree it does not understand' sh -c "! '$top/scripts/apply' '$t.2' 2>'$work/why'"
 	expect 'apply: says why, in one line' test "$(wc -l <"$work/why")" = 1
 	expect 'apply: leaves that tree alone' diff -r "$t.3" "$t.2"
 	mkdir "$t.4" "$t.5"
 	tar -C "$top" --exclude=./build --exclude=./.git -cf - . | tar -x -C "$t.4"
 	cp "$work/tests/"{udmabufctl,list.bpf.o,list.skel.h} "$t.4/tools/udmabuf"
 	tar -xf "$tree.pristine.tar" -C "$t.5"
-	expect 'apply: with a program that was built' "$t.4/vm/apply" "$t.5"
+	expect 'apply: with a program that was built' "$t.4/scripts/apply" "$t.5"
 	expect 'apply: it is not copied' diff -r "$t.1" "$t.5"
 }
 
@@ -59,7 +60,7 @@ messages()
 	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
 		"$top/vm/check" -i debug
 	expect 'module: says what to install' refuses 'no kernel headers in /none .*try: apt install' \
-		"$top/vm/module" /none
+		"$top/scripts/module" /none
 	while IFS=: read -r system command; do
 		expect "module: names the headers of $system" names_headers "$command" "${system%%/*}" "${system#*/}"
 	done <<-END
@@ -154,10 +155,10 @@ installed()
 	grep '^timeout=' "$to/drivers/dma-buf/settings"
 }
 
-# lint: vm/lint prints only findings, so it must print no line
+# lint: scripts/lint prints only findings, so it must print no line
 lint()
 {
-	in_root "$top/vm/lint" "$tree" "$cache/lint" | tee "$work/lint"
+	in_root "$top/scripts/lint" "$tree" "$cache/lint" | tee "$work/lint"
 	[ ! -s "$work/lint" ]
 }
 
@@ -250,7 +251,7 @@ documented_tests()
 ends_at_sigterm()
 {
 	local log=$work/sigterm pid i
-	bash -c '. "$1/vm/lib.sh"
+	bash -c '. "$1/scripts/lib.sh"
 		make_work sigterm
 		echo "$work" >"$2.work"
 		{ "$1/vm/boot" -k newest -l "$2" "sleep 1000" | cat; true; } &

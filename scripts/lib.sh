@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# vm/lib.sh: shared functions; every script in vm/ and bench/ sources this file. A script
+# scripts/lib.sh: shared functions for the scripts in scripts/, vm/ and bench/. A script
 # calls setup, which makes the "tool root" in the cache: a Debian 13 userland with
 # compilers, QEMU, busybox, and the stock kernels with their headers. in_root runs a
 # command in the tool root. The host needs apt, dpkg and bubblewrap. The scripts need no
@@ -12,19 +12,19 @@
 #   $cache/root-<hash>/  the tool root, keyed by its packages
 #   $cache/userland-<name>-<hash>/  a disk image made by userland()
 #   $cache/linux-source-*/  the newest kernel source, with our files applied
-#   $cache/linux-source-*.pristine.tar  original files that vm/apply changes
+#   $cache/linux-source-*.pristine.tar  original files that scripts/apply changes
 #   $cache/linux-source-*.pristine/  the source without our files, for bench/run
 #   $cache/linux-source-*.users/  mainline's selftests that vm/check builds
 #   $cache/debug/, kcsan/  build directories of the debug and KCSAN kernels
 #   $cache/selftests/, tests-<hash>/  build directory of the tests; test programs for the VMs
-#   $cache/headers/      packages and builds of vm/headers-test
-#   $cache/lint/         builds of vm/lint and series/check
+#   $cache/headers/      packages and builds of scripts/headers-test
+#   $cache/lint/         builds of scripts/lint and series/check
 #   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
 #   $cache/clients/      output of the programs of vm/clients
 #   $cache/machines/     kernels and programs of machines.sh
 #   $cache/guest-<hash>/ the guest kernel of demo-qemu
 #   $cache/chain-<hash>/, chain-debug-<hash>/  guest kernels of demo-chain
-#   $cache/qemu-<hash>/  the patched QEMU of vm/qemu
+#   $cache/qemu-<hash>/  the patched QEMU of scripts/qemu
 #   $cache/ccache/       the compiler cache
 #   $cache/log/          output of long steps
 #   $cache/tmp/          temporary files of running scripts
@@ -245,7 +245,7 @@ setup()
 	exec 9>"$cache/lock"
 	flock -w 3 9 || { say 'waiting for another run that uses the cache'; flock 9; }
 	# Resolving packages takes seconds: keep the result until the lists change.
-	memo=$cache/apt/memo-$( (echo "$stock_default $tools $*"; cat "$top/vm/lib.sh") | sha256sum | cut -c1-12)
+	memo=$cache/apt/memo-$( (echo "$stock_default $tools $*"; cat "$top/scripts/lib.sh") | sha256sum | cut -c1-12)
 	[ -e "$memo" ] || apt_setup
 	apt_update
 	if [ "$memo" -nt "$cache/apt/updated" ] && read -r root src <"$memo" && [ -e "$root/.complete" ]; then
@@ -377,7 +377,7 @@ userland()
 
 # source_tree [-s]: unpack the newest kernel source into $tree, and lock it exclusively, or
 # with -s shared with other readers. The lock ends when descriptor 9 is closed.
-# $tree.pristine.tar keeps the original files that vm/apply changes.
+# $tree.pristine.tar keeps the original files that scripts/apply changes.
 source_tree()
 {
 	local deb=$cache/apt/archives/${src//:/%3a}_all.deb
