@@ -331,8 +331,7 @@ static bool udmabuf_continues_extent(const struct udmabuf *ubuf, struct page *pa
 }
 
 /* Appends contiguous pages to the buffer. */
-static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
-				 unsigned long npages)
+static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page, unsigned long npages)
 {
 	int ret;
 
@@ -801,8 +800,7 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
  * memfd_pin_folios() would pin it. If it had to migrate the page first, it would
  * retry endlessly, because a poisoned page cannot be isolated.
  */
-static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
-			       pgoff_t last)
+static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first, pgoff_t last)
 {
 	XA_STATE(xas, &mapping->i_pages, first);
 	bool poisoned = false;
@@ -1637,8 +1635,7 @@ static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
  * Returns the first page for a huge entry, or NULL. All pages of the entry must be
  * consecutive in the buffer: the entry must not expose other pages of the huge page.
  */
-static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
-				      const struct udmabuf *ubuf)
+static struct page *udmabuf_huge_page(const struct vm_fault *vmf, const struct udmabuf *ubuf)
 {
 	const struct vm_area_struct *vma = vmf->vma;
 	unsigned long addr = vmf->address & PMD_MASK;
@@ -2079,8 +2076,7 @@ static long udmabuf_ioctl_create_list(struct udmabuf_create_list __user *arg)
 
 /* Module */
 
-static long udmabuf_ioctl(struct file *file, unsigned int cmd,
-			  unsigned long arg)
+static long udmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	switch (cmd) {
 	case UDMABUF_CREATE_IOVEC:
@@ -2110,3 +2106,7 @@ module_misc_device(udmabuf_misc);
 MODULE_DESCRIPTION("dma-bufs from memory of a process");
 MODULE_IMPORT_NS("DMA_BUF");
 MODULE_LICENSE("GPL");
+
+#ifdef CONFIG_UDMABUF_KUNIT_TEST
+#include "st-udmabuf.c"
+#endif
