@@ -3,8 +3,8 @@
 #
 # scripts/host-checks.sh: the checks of vm/check that need no VM. They test scripts/apply,
 # error messages of scripts, mainline's selftests built with our header, the installed
-# selftests, links and names in the documentation, version numbers, and scripts/lint.
-# host_checks runs them all.
+# selftests, KUnit's tests, links and names in the documentation, version numbers, and
+# scripts/lint. host_checks runs them all.
 
 # apply_checks: scripts/apply on a pristine tree, again, on an unknown tree, and with built files
 
@@ -74,6 +74,8 @@ messages()
 	alpine/6.12.50-0-virt:apk add linux-virt-dev
 	nixos/6.12.50:install the package that contains /lib/modules/6.12.50/build
 	END
+	expect 'vmtest.sh: names virtme-ng if vng is missing' refuses 'vng not found .*virtme-ng' \
+		in_root "$top/$selftests/vmtest.sh"
 	expect 'patches: wants a kernel source' refuses 'is not a kernel source tree' "$top/series/make" "$work"
 }
 
@@ -153,6 +155,25 @@ installed()
 		[ -x "$to/${program/:/\/}" ] || { echo "not installed: $program"; return 1; }
 	done <"$to/kselftest-list.txt"
 	grep '^timeout=' "$to/drivers/dma-buf/settings"
+}
+
+# kunit: run the KUnit tests of the driver and of the dma-buf core on User Mode Linux. All must
+# pass; kunit.py also succeeds if all tests are skipped.
+kunit()
+{
+	mkdir -p "$cache/kunit"
+	exec 9>"$cache/lock.kunit"
+	flock 9
+	in_root --ro-bind "$tree" "$tree" --chdir "$tree" --setenv PYTHONDONTWRITEBYTECODE 1 \
+		tools/testing/kunit/kunit.py run --kunitconfig=drivers/dma-buf \
+		--build_dir="$cache/kunit" --jobs="$(nproc)" >"$work/kunit" 2>&1 || {
+		cat "$work/kunit"
+		return 1
+	}
+	exec 9>&-
+	cat "$work/kunit"
+	grep -q '=== \[PASSED\] udmabuf ===' "$work/kunit" &&
+		grep -qE 'Testing complete\. Ran ([0-9]+) tests: passed: \1$' "$work/kunit"
 }
 
 # lint: scripts/lint prints only findings, so it must print no line
@@ -295,6 +316,7 @@ host_checks()
 	messages
 	mainline_users
 	expect 'the tests can be installed for another machine' installed
+	expect 'KUnit: the tests of udmabuf and of the dma-buf core pass' kunit
 	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions
 	expect 'the documentation names tests that there are' documented_tests
 	expect 'README.md shows samples/udmabuf/udmabuf-example.c' readme_example

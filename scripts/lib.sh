@@ -17,6 +17,7 @@
 #   $cache/linux-source-*.users/  mainline's selftests that vm/check builds
 #   $cache/debug/, kcsan/  build directories of the debug and KCSAN kernels
 #   $cache/selftests/, tests-<hash>/  build directory of the tests; test programs for the VMs
+#   $cache/kunit/        the kernel of the KUnit tests
 #   $cache/headers/      packages and builds of scripts/headers-test
 #   $cache/lint/         builds of scripts/lint and series/check
 #   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
