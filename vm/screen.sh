@@ -119,5 +119,5 @@ build_break()
 	esac
 	# shellcheck disable=SC2154 # of lib.sh
 	in_root gcc -shared -fPIC -O2 -Wall -Wextra -Werror -I "$top/include/uapi" -o "$1" \
-		"$top/vm/guest/break.c"
+		"$top/vm/nested-guest/break.c"
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * table: measure the rows of the table that bench/report prints: each operation of
+ * operations: measure the rows of the table that bench/report prints: each operation of
  * the driver, and comparable operations of the kernel as a floor.
  */
 #include "common.h"
