@@ -157,23 +157,21 @@ installed()
 	grep '^timeout=' "$to/drivers/dma-buf/settings"
 }
 
-# kunit: run the KUnit tests of the driver and of the dma-buf core on User Mode Linux. All must
-# pass; kunit.py also succeeds if all tests are skipped.
+# kunit: run the KUnit tests of the driver and of the dma-buf core on User Mode Linux, which
+# has one CPU; a test of the core needs two. kunit.py also succeeds if tests are skipped.
 kunit()
 {
+	local rc=0
 	mkdir -p "$cache/kunit"
 	exec 9>"$cache/lock.kunit"
 	flock 9
 	in_root --ro-bind "$tree" "$tree" --chdir "$tree" --setenv PYTHONDONTWRITEBYTECODE 1 \
 		tools/testing/kunit/kunit.py run --kunitconfig=drivers/dma-buf \
-		--build_dir="$cache/kunit" --jobs="$(nproc)" >"$work/kunit" 2>&1 || {
-		cat "$work/kunit"
-		return 1
-	}
+		--build_dir="$cache/kunit" --jobs="$(nproc)" >"$work/kunit" 2>&1 || rc=$?
 	exec 9>&-
 	cat "$work/kunit"
-	grep -q '=== \[PASSED\] udmabuf ===' "$work/kunit" &&
-		grep -qE 'Testing complete\. Ran ([0-9]+) tests: passed: \1$' "$work/kunit"
+	[ "$rc" = 0 ] && grep -q '=== \[PASSED\] udmabuf ===' "$work/kunit" &&
+		! grep -F '[SKIPPED]' "$work/kunit" | grep -v 'requires at least 2 CPUs'
 }
 
 # lint: scripts/lint prints only findings, so it must print no line

@@ -439,14 +439,14 @@ static void test_max_segs(struct kunit *test)
 static struct device *limited_device(struct kunit *test, unsigned int max,
 				     unsigned long boundary_mask)
 {
-	struct device_dma_parameters *parms;
+	struct device_dma_parameters *params;
 	struct device *dev;
 
 	dev = kunit_device_register(test, "udmabuf-test");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, dev);
-	parms = kunit_kzalloc(test, sizeof(*parms), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, parms);
-	dev->dma_parms = parms;
+	params = kunit_kzalloc(test, sizeof(*params), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, params);
+	dev->dma_parms = params;
 	dma_set_max_seg_size(dev, max);
 	dma_set_seg_boundary(dev, boundary_mask);
 	return dev;
