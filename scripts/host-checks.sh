@@ -7,7 +7,6 @@
 # scripts/lint. host_checks runs them all.
 
 # apply_checks: scripts/apply on a pristine tree, again, on an unknown tree, and with built files
-
 apply_checks()
 {
 	local t=$work/apply
@@ -55,7 +54,7 @@ names_headers()
 
 messages()
 {
-	expect 'check: refuses a kernel that there is not' refuses 'unknown kernel none' \
+	expect 'check: refuses an unknown kernel' refuses 'unknown kernel none' \
 		"$top/vm/check" 6.1 none
 	expect 'check: a shell in one of our kernels is refused' refuses 'stock kernels only' \
 		"$top/vm/check" -i debug
@@ -137,9 +136,9 @@ mainline_users()
 	expect 'apply: ynl can be copied' in_root rsync -a "$tree/tools/net/ynl" "$users"
 	expect 'apply: the tree installs its headers' tree_make . O="$users" headers
 	expect 'apply: ncdevmem builds' build_ncdevmem
-	expect 'apply: ncdevmem would not as it is in mainline' refused build_ncdevmem "$ncdevmem"
+	expect 'apply: ncdevmem of mainline does not build' refused build_ncdevmem "$ncdevmem"
 	expect 'apply: dmabuf_iter builds' build_dmabuf_iter
-	expect 'apply: dmabuf_iter would not as it is in mainline' refused build_dmabuf_iter "$dmabuf_iter"
+	expect 'apply: dmabuf_iter of mainline does not build' refused build_dmabuf_iter "$dmabuf_iter"
 	exec 9>&-
 }
 
@@ -292,7 +291,7 @@ ends_at_sigterm()
 	[ ! -e "$(cat "$log.work")" ] || { echo 'the directory is still there'; return 1; }
 }
 
-# runs_with LOG: whether there is a QEMU that writes the kernel's log there
+# runs_with LOG: succeeds if a QEMU runs that writes its kernel's log to LOG
 runs_with()
 {
 	# with -q, processes that end meanwhile are no failure
@@ -316,7 +315,7 @@ host_checks()
 	expect 'the tests can be installed for another machine' installed
 	expect 'KUnit: the tests of udmabuf and of the dma-buf core pass' kunit
 	expect 'syzkaller/dev_udmabuf.txt describes the header' syzkaller_descriptions
-	expect 'the documentation names tests that there are' documented_tests
+	expect 'the documentation names existing tests' documented_tests
 	expect 'README.md shows samples/udmabuf/udmabuf-example.c' readme_example
 	expect 'the recipes have the version of the Debian package' versions_agree
 	expect 'links in *.md lead to files and headings' links

@@ -23,7 +23,7 @@
 #   $cache/bench/, bench-<hash>/  the module and the kernel of bench/run
 #   $cache/clients/      output of the programs of vm/clients
 #   $cache/machines/     kernels and programs of machines.sh
-#   $cache/guest-<hash>/ the guest kernel of demo-qemu
+#   $cache/guest-<hash>/, guest-all-<hash>/  guest kernels of demo-qemu
 #   $cache/chain-<hash>/, chain-debug-<hash>/  guest kernels of demo-chain
 #   $cache/qemu-<hash>/  the patched QEMU of scripts/qemu
 #   $cache/ccache/       the compiler cache

@@ -3,7 +3,8 @@
 #
 # vm/inside/desktop.sh: an ordinary user's Wayland desktop, for scripts that run as root in a
 # VM and define die(). Weston composes it with its GL renderer on Mesa's llvmpipe. The
-# kiosk shell shows a window over the whole output, without decoration.
+# kiosk shell shows a window over the whole output, without decoration, so that a screen shot is
+# the window.
 
 user=user uid=1000 groups=kvm
 as_user=(setpriv --reuid "$user" --regid "$user" --groups "$groups")
