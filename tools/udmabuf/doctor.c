@@ -267,10 +267,13 @@ static const char *certificate(void)
 		first_match("/etc/pki/akmods/certs/public_key.der");
 }
 
-static char *how_to_enroll(void)
+static const char *how_to_enroll(void)
 {
-	return format("enroll its key: mokutil --import %s, reboot, choose Enroll MOK",
-		      certificate() ?: "KEY.der");
+	const char *key = certificate();
+
+	if (!key)
+		return "install openssl and build it again: DKMS then makes a key";
+	return format("enroll its key: mokutil --import %s, reboot, choose Enroll MOK", key);
 }
 
 /* Returns the number of bytes read; 0 if the file does not fit in @room or on error. */
