@@ -321,21 +321,15 @@ static unsigned long udmabuf_folio_rest(struct folio *folio, struct page *page)
 	return folio_nr_pages(folio) - folio_page_idx(folio, page);
 }
 
-/* Returns whether @page, appended to the buffer, extends the last extent. */
-static bool udmabuf_continues_extent(const struct udmabuf *ubuf, struct page *page)
-{
-	if (!ubuf->last_page || !udmabuf_pages_adjoin(ubuf->last_page, page))
-		return false;
-	/* A tail page would be a second pin of its folio in one extent. */
-	return !ubuf->folio_pins || !PageTail(page);
-}
-
 /* Appends contiguous pages to the buffer. */
-static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page, unsigned long npages)
+static inline int udmabuf_append(struct udmabuf *ubuf, struct page *page,
+				 unsigned long npages)
 {
 	int ret;
 
-	if (!udmabuf_continues_extent(ubuf, page)) {
+	/* A tail page would be a second pin of its folio in one extent. */
+	if (!ubuf->last_page || !udmabuf_pages_adjoin(ubuf->last_page, page) ||
+	    (ubuf->folio_pins && PageTail(page))) {
 		ret = udmabuf_reserve_extent(ubuf);
 		if (ret)
 			return ret;
@@ -800,7 +794,8 @@ static int udmabuf_check_memfd(struct file *memfd, u64 start, u64 size)
  * memfd_pin_folios() would pin it. If it had to migrate the page first, it would
  * retry endlessly, because a poisoned page cannot be isolated.
  */
-static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first, pgoff_t last)
+static int udmabuf_check_cache(struct address_space *mapping, pgoff_t first,
+			       pgoff_t last)
 {
 	XA_STATE(xas, &mapping->i_pages, first);
 	bool poisoned = false;
@@ -1635,7 +1630,8 @@ static vm_fault_t udmabuf_fault(struct vm_fault *vmf)
  * Returns the first page for a huge entry, or NULL. All pages of the entry must be
  * consecutive in the buffer: the entry must not expose other pages of the huge page.
  */
-static struct page *udmabuf_huge_page(const struct vm_fault *vmf, const struct udmabuf *ubuf)
+static struct page *udmabuf_huge_page(const struct vm_fault *vmf,
+				      const struct udmabuf *ubuf)
 {
 	const struct vm_area_struct *vma = vmf->vma;
 	unsigned long addr = vmf->address & PMD_MASK;
@@ -2076,7 +2072,8 @@ static long udmabuf_ioctl_create_list(struct udmabuf_create_list __user *arg)
 
 /* Module */
 
-static long udmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+static long udmabuf_ioctl(struct file *file, unsigned int cmd,
+			  unsigned long arg)
 {
 	switch (cmd) {
 	case UDMABUF_CREATE_IOVEC:
