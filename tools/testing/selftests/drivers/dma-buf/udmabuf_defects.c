@@ -2,7 +2,7 @@
 /*
  * Defects of mainline's driver for buffers of memfds. Each test fails on it
  * (Linux 7.3), some only with swiotlb=force on the kernel command line. Some
- * trigger a warning or an oops.
+ * trigger a warning or an oops. The comment at a test says what that driver does.
  */
 #include <pthread.h>
 
@@ -41,7 +41,7 @@ static char *map_fd(int fd, size_t len, int prot)
 	return mmap(NULL, len, prot, MAP_SHARED, fd, 0);
 }
 
-/* D1: a memfd opened for reading only gives a writable buffer. */
+/* A memfd opened for reading only gives a writable buffer. */
 TEST_F(defects, memfd_open_for_reading_is_eacces)
 {
 	struct udmabuf_create_item items[] = {
@@ -60,7 +60,7 @@ TEST_F(defects, memfd_open_for_reading_is_eacces)
 	close(test_create_memfd(self->dev, 0, reopen(self->fd, O_RDWR), 0, self->len));
 }
 
-/* D2: stores into a hole do not dirty its pages, so reclaim discards them. */
+/* Stores into a hole do not dirty its pages, so reclaim discards them. */
 TEST_F(defects, stores_into_holes_survive_reclaim)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -95,7 +95,7 @@ TEST_F(defects, fallocated_pages_are_cleared_once)
 	EXPECT_FILLED(mem, self->len, 1);
 }
 
-/* D2 with stores of a device, which no page table records on any kernel. */
+/* Neither do stores of a device, which no page table records on any kernel. */
 TEST_F(defects, device_stores_into_holes_survive_reclaim)
 {
 	struct udmabuf_importer_map map;
@@ -119,9 +119,7 @@ TEST_F(defects, device_stores_into_holes_survive_reclaim)
 	EXPECT_FILLED(mem, self->len, 1);
 }
 
-/*
- * D3: with bounce buffers, each CPU access restores the bytes of the first one.
- */
+/* With bounce buffers, each CPU access restores the bytes of the first one. */
 TEST_F(defects, cpu_access_keeps_the_latest_bytes)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -138,9 +136,7 @@ TEST_F(defects, cpu_access_keeps_the_latest_bytes)
 	test_sync_cpu(buf, SYNC_END(READ));
 }
 
-/*
- * D3: a CPU access fails if the buffer exceeds a bounce buffer. It needs none.
- */
+/* A CPU access fails if the buffer exceeds a bounce buffer. It needs none. */
 TEST_F(defects, cpu_access_needs_no_bounce_buffer)
 {
 	size_t len = 4 << 20;
@@ -158,7 +154,7 @@ TEST_F(defects, cpu_access_needs_no_bounce_buffer)
 }
 
 /*
- * D4: mainline allocates arrays for a size it has not compared with the
+ * Mainline allocates arrays for a size it has not compared with the
  * memfd's, and warns. Nor may a file larger than memory be filled until the OOM
  * killer runs.
  */
@@ -214,7 +210,7 @@ static bool kernel_memory_grew(const struct cgroups *groups, long before, long b
 }
 
 /*
- * D5: the kernel's memory for a buffer is not charged. The lists of this buffer
+ * The kernel's memory for a buffer is not charged. The lists of this buffer
  * take at least two words per page, which the creator's memcg must show.
  */
 TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
@@ -234,7 +230,7 @@ TEST_F(defects, own_memory_is_charged_to_the_memory_cgroup)
 	cgroups_close(&groups);
 }
 
-/* D5 for an importer's segments, here 32 bytes per page. */
+/* An importer's segments, here 32 bytes per page, are not charged either. */
 TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
 {
 	struct cgroups groups;
@@ -256,7 +252,7 @@ TEST_F(defects, importers_segments_are_charged_to_a_cgroup)
 	cgroups_close(&groups);
 }
 
-/* D6: 2^21 pins of a page overflow its reference count. */
+/* 2^21 pins of a page overflow its reference count. */
 TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 600)
 {
 	struct rlimit files = { 4096, 4096 };
@@ -276,7 +272,7 @@ TEST_F_TIMEOUT(defects, pins_of_one_page_are_bounded, 600)
 #define KILLED_LEN	(64UL << 20)
 #define KILLED_TIMES	32
 
-/* D7: a create ignores SIGKILL until done. If it was almost done, try again. */
+/* A create ignores SIGKILL until done. If it was almost done, try again. */
 TEST_F(defects, create_can_be_killed)
 {
 	long all = KILLED_TIMES * KILLED_LEN / self->page, start, at, late;
@@ -298,7 +294,7 @@ TEST_F(defects, create_can_be_killed)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* D8: the first touch fills the page tables of the whole mapping. */
+/* The first touch fills the page tables of the whole mapping. */
 TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
 {
 	size_t times = 128, len = 1 << 20;
@@ -312,7 +308,7 @@ TEST_F(defects, touching_a_page_does_not_populate_the_mapping)
 	EXPECT_GE(10 * (long)self->page / 1024, vmpte_kib() - before);
 }
 
-/* D11: a negative limit disables the limit, and sizes overflow. */
+/* A negative limit disables the limit, and sizes overflow. */
 TEST_F(defects, limits_are_not_negative)
 {
 	static const char * const names[] = { "list_limit", "size_limit_mb" };
@@ -330,7 +326,7 @@ TEST_F(defects, limits_are_not_negative)
 	}
 }
 
-/* D12: END without START must not be an error. */
+/* END without START is an error. */
 TEST_F(defects, sync_end_without_start)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -339,7 +335,7 @@ TEST_F(defects, sync_end_without_start)
 	EXPECT_EQ(0, _sync_cpu(buf, SYNC_END(READ)));
 }
 
-/* D12: a page that fails later is still readable through the buffer. */
+/* A page that fails later is still readable through the buffer. */
 TEST_F(defects, page_poisoned_later_is_sigbus)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -353,7 +349,7 @@ TEST_F(defects, page_poisoned_later_is_sigbus)
 	munmap(mem, self->len);
 }
 
-/* D14: a buffer allows new writers of a memfd that is sealed against them. */
+/* A buffer allows new writers of a memfd that is sealed against them. */
 TEST_F(defects, sealed_memfd_gets_no_new_writers)
 {
 	int buf = test_create_memfd(self->dev, 0, self->fd, 0, self->len);
@@ -368,9 +364,7 @@ TEST_F(defects, sealed_memfd_gets_no_new_writers)
 	EXPECT_FILLED(map, self->len, 1);
 }
 
-/*
- * D14 after a hole removed the file's first pages; another memfd comes before.
- */
+/* The same after a hole removed the file's first pages. Another memfd comes before. */
 TEST_F(defects, sealed_memfd_with_a_hole_gets_no_new_writers)
 {
 	int other = sealed_memfd(self->page, 0, F_SEAL_SHRINK);
@@ -409,7 +403,7 @@ static bool sealed_when_empty(int dev, size_t len, unsigned int flags, int seal)
 	       map == MAP_FAILED || !mprotect(map, len, PROT_READ | PROT_WRITE);
 }
 
-/* D14 after a hole removed all pages, and the seal was added by another fd. */
+/* The same after a hole removed all pages, and the seal was added by another fd. */
 TEST_F(defects, sealed_empty_memfd_gets_no_new_writers)
 {
 	size_t huge = hugetlb_size();
@@ -469,7 +463,7 @@ TEST_F(defects, racing_first_accesses_leave_nothing)
 }
 
 /*
- * D12: mainline adds a page that has failed before. If the page is in the
+ * Mainline adds a page that has failed before. If the page is in the
  * movable zone, the kernel tries forever to migrate it.
  */
 TEST_F(defects, poisoned_page_is_refused)
@@ -483,7 +477,7 @@ TEST_F(defects, poisoned_page_is_refused)
 	EXPECT_NOTHING_KEPT(&self->session);
 }
 
-/* D12 for a hugetlb page, which fails as a whole. */
+/* The same for a hugetlb page, which fails as a whole. */
 TEST_F(defects, poisoned_huge_page_is_refused)
 {
 	size_t len = 2 * hugetlb_size();

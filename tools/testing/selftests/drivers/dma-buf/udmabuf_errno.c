@@ -76,7 +76,7 @@ TEST_F(errnos, entries_across_an_unmapped_page_are_efault)
 	EXPECT_ERRNO(EFAULT, ioctl(self->dev, UDMABUF_CREATE, arg));
 }
 
-/* Guards extensibility: mainline ignores unknown bits (D11). */
+/* Later versions may define these flags. Mainline's driver ignores unknown bits. */
 TEST_F(errnos, unknown_flags_are_einval)
 {
 	unsigned int bit;
@@ -172,8 +172,8 @@ TEST_F(errnos, every_entry_is_checked)
 }
 
 /*
- * Guards the limit of INT_MAX pages, the most that can be mapped, and the sum
- * (D4, D11).
+ * INT_MAX pages are the most that can be mapped. The sum of the lengths must not
+ * overflow.
  */
 TEST_F(errnos, too_many_pages_are_e2big)
 {
@@ -195,7 +195,7 @@ TEST_F(errnos, too_many_pages_are_e2big)
 }
 
 /*
- * Guards D4: the largest size must fail without a warning in the kernel log,
+ * The largest size must fail without a warning in the kernel log,
  * with and without the capability.
  */
 TEST_F(errnos, largest_size_is_refused_without_a_warning)
@@ -324,7 +324,7 @@ FIXTURE_TEARDOWN(limits)
 #define test_set_limit(name, value)					\
 	ASSERT_EQ(0, write_text(parameter_path(name), value))
 
-/* Guards D11: mainline's limits are signed, and -1 disables them. */
+/* Mainline's limits are signed, and -1 disables them. */
 TEST_F(limits, negative_values_are_refused)
 {
 	EXPECT_EQ(-1, write_text(parameter_path("list_limit"), "-1"));

@@ -581,7 +581,7 @@ TEST_F(device, cpu_store_keeps_what_the_device_wrote)
 	EXPECT_SOURCE_FILLED(2);
 }
 
-/* Guards D12: mainline returns EINVAL. */
+/* Mainline's driver returns EINVAL. */
 TEST_F(device, sync_end_without_start)
 {
 	struct udmabuf_importer_map map = test_map(self->imp, IMPORTER_TO_DEVICE);
@@ -623,9 +623,7 @@ TEST_F(device, sync_after_others_have_come_and_gone)
 	}
 }
 
-/*
- * Guards D3: stale bytes of an earlier sync return. No importer has the buffer.
- */
+/* No stale bytes of an earlier sync return. No importer has the buffer. */
 TEST_F(device, repeated_sync_brings_nothing_back)
 {
 	test_detach(self->imp);

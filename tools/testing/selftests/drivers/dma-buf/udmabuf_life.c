@@ -375,7 +375,7 @@ static bool reclaimed(char *mem, size_t len, char *control)
 }
 
 /*
- * Guards the dirty mark at unpin (D2). Reclaim discards a page after MADV_FREE
+ * The release must mark pages dirty. Reclaim discards a page after MADV_FREE
  * unless a store followed. Here a store followed only through the buffer, which
  * the owner's page tables do not show. The control pages verify that reclaim
  * discards clean pages.
@@ -485,7 +485,7 @@ TEST_F(reclaim, pinned_page_survives_madv_free)
 	EXPECT_FILLED(map, self->len, 2);
 }
 
-/* D2 as seen on mainline: stores into a hole of a memfd, without swap. */
+/* As above, with stores into a hole of a memfd. Mainline's driver loses them. */
 TEST_F(reclaim, store_through_the_buffer_survives_in_a_memfd_hole)
 {
 	char *file = map_memfd(self->len);
@@ -561,9 +561,8 @@ static pid_t start_waiter(int dev, const int *socks, char *can)
 }
 
 /*
- * Guards against locks held while pinning (D7): a userfaultfd page fault may
- * take arbitrarily long. Other creates must work, and the call must be
- * killable.
+ * No lock may be held while pinning: a userfaultfd page fault may take
+ * arbitrarily long. Other creates must work, and the call must be killable.
  */
 TEST_F(killed, create_that_waits_for_userfaultfd)
 {
@@ -644,7 +643,7 @@ static void create_large(int dev, char *mem)
 }
 
 /*
- * Guards D7: mainline checks for signals only after all pins. If this process
+ * Mainline's driver checks for signals only after all pins. If this process
  * got no CPU until the create was almost done, try again.
  */
 TEST_F(killed, large_create)
@@ -688,7 +687,7 @@ static char *map_in_a_row(size_t npages)
 }
 
 /*
- * Guards D6: 2^21 pins of one page overflow its reference count, and the kernel
+ * 2^21 pins of one page overflow its reference count, and the kernel
  * warns shortly before. The create must fail regardless of the quota.
  */
 TEST_F(killed, pins_of_one_page_are_bounded)

@@ -273,7 +273,7 @@ static long tables_of_a_touch(int buf, size_t len, size_t offset)
 }
 
 /*
- * Guards D8: mainline's first fault fills the page tables of the whole mapping.
+ * The first fault of mainline's driver fills the page tables of the whole mapping.
  * A touch may fill one page table, and allocate the levels above it.
  */
 TEST_F(faults, touching_a_page_does_not_populate_the_mapping)
@@ -337,7 +337,7 @@ TEST_F(faults, fault_stays_within_the_mapping)
 	EXPECT_EQ(-1, filled_until(mem.addr + 5 * page, page, 1, 5 * page));
 }
 
-/* Guards D12: mainline maps the failed page. */
+/* Mainline's driver maps the failed page. */
 TEST_F(faults, poisoned_page_is_sigbus)
 {
 	size_t page = page_size(), len = 32 * page;
@@ -407,7 +407,7 @@ TEST_F(faults, truncated_memfd_stays_in_the_buffer)
 	EXPECT_FILLED(map, len, 1);
 }
 
-/* Guards D14: no new writers through the buffer of a memfd that is sealed. */
+/* The buffer of a memfd that is sealed later gets no new writers. */
 TEST_F(faults, sealed_memfd_gets_no_new_writers)
 {
 	size_t len = 8 * page_size();
