@@ -9,6 +9,7 @@
 #define _UDMABUF_COMPAT_H
 
 #include <linux/dma-mapping.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/jiffies.h>
@@ -23,7 +24,11 @@
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/vmalloc.h>
+#ifdef HAVE_PFN_T
+#include <linux/pfn_t.h>
+#endif
 
 /* The namespace was an identifier before it became a string. */
 #undef MODULE_IMPORT_NS
@@ -108,30 +113,48 @@ static inline void *udmabuf_retry_vmap(struct page **pages, unsigned int count,
 #define pmdp_get_lockless(pmdp) pmd_read_atomic(pmdp)
 #endif
 
-#if defined(CONFIG_PAGE_TABLE_CHECK) && !defined(HAVE_PTE_UFFD)
+#ifndef HAVE_PTE_UFFD
 /*
+ * Kernels from 6.7 on may let userfaultfd write-protect any mapping, which inserts
+ * markers and page tables: vmf_insert_pfn() does not replace a marker, so the page fault
+ * would recur without end, and vmf_insert_pfn_pmd() warns about a page table.
+ *
  * PAGE_TABLE_CHECK of older kernels may count special PTEs, too: inserting an anonymous
- * page would stop the machine. No header shows whether it counts them. Kernels with
- * pte_uffd() do not.
+ * page would stop the machine.
+ *
+ * No header shows either. Kernels with pte_uffd() do neither.
  */
 static inline vm_fault_t udmabuf_insert_pfn(struct vm_area_struct *vma,
 					    unsigned long addr, unsigned long pfn)
 {
+	if (userfaultfd_wp(vma))
+		return VM_FAULT_SIGBUS;
+#ifdef CONFIG_PAGE_TABLE_CHECK
 	if (!static_branch_likely(&page_table_check_disabled) &&
 	    PageAnon(pfn_to_page(pfn)))
 		return VM_FAULT_SIGBUS;
+#endif
 	return vmf_insert_pfn(vma, addr, pfn);
 }
 
 #define vmf_insert_pfn udmabuf_insert_pfn
-#endif
 
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+static inline vm_fault_t udmabuf_insert_pfn_pmd(struct vm_fault *vmf, unsigned long pfn,
+						bool write)
+{
+	if (userfaultfd_wp(vmf->vma))
+		return VM_FAULT_FALLBACK;
 #ifdef HAVE_PFN_T
-#include <linux/pfn_t.h>
-
-#define vmf_insert_pfn_pmd(vmf, pfn, write) \
-	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, PFN_DEV), write)
+	return vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, PFN_DEV), write);
+#else
+	return vmf_insert_pfn_pmd(vmf, pfn, write);
 #endif
+}
+
+#define vmf_insert_pfn_pmd udmabuf_insert_pfn_pmd
+#endif
+#endif /* HAVE_PTE_UFFD */
 
 #if defined(CONFIG_MEMORY_FAILURE) && !defined(HAVE_MF_STATS)
 /* Kernels without mf_stats do not count memory failures: assume that some occurred. */
@@ -187,6 +210,21 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 
 #ifndef HAVE_MEMFD_PIN_FOLIOS
 /*
+ * A child must not get a temporary mapping. vm_mmap() may have merged it with a mapping
+ * of the process, which the child needs.
+ */
+static inline void udmabuf_do_not_fork(unsigned long addr, unsigned long len)
+{
+	struct vm_area_struct *vma;
+
+	mmap_write_lock(current->mm);
+	vma = find_vma(current->mm, addr);
+	if (vma && vma->vm_start == addr && vma->vm_end == addr + len)
+		vm_flags_set(vma, VM_DONTCOPY);
+	mmap_write_unlock(current->mm);
+}
+
+/*
  * Before 6.11, only GUP pins memfds, by address: map the range temporarily. Another
  * thread may map other memory over it, so check which folios were pinned. The mapping
  * requires a memfd that is open for reading and writing, or it gives EACCES.
@@ -212,10 +250,15 @@ static inline long memfd_pin_folios(struct file *memfd, loff_t start, loff_t end
 	if (IS_ERR_VALUE(addr))
 		return (long)addr == -EPERM ? -EINVAL :	/* sealed meanwhile */
 		       (long)addr == -EAGAIN ? -ENOMEM : addr;	/* after mlockall() */
+	udmabuf_do_not_fork(addr, len);
 	n = pin_user_pages_fast(addr + (start - from),
 				min_t(loff_t, max_folios, (end + 1 - start) >> PAGE_SHIFT),
 				FOLL_WRITE | FOLL_LONGTERM, pages);
 	vm_munmap(addr, len);
+	/* GUP returns EFAULT if the hole cannot be filled, fallocate() says why. */
+	if (n == -EFAULT &&
+	    vfs_fallocate(memfd, FALLOC_FL_KEEP_SIZE, start, PAGE_SIZE) == -ENOSPC)
+		return -ENOSPC;
 
 	for (i = 0; i < n; i++) {
 		struct folio *folio = page_folio(pages[i]);

@@ -339,6 +339,72 @@ TEST_F(memfd, kernel_mapping_shows_every_page)
 	test_vunmap(imp);
 }
 
+/* A process that forks during its creates */
+
+#define FORKS		100
+#define FORK_LEN	(16 << 20)
+
+FIXTURE(forking) {
+	struct session session;
+	int dev;
+	int fd;
+	volatile bool done;
+};
+
+FIXTURE_SETUP(forking)
+{
+	SESSION_OPEN(&self->session);
+	self->dev = self->session.dev;
+	self->fd = sealed_memfd(FORK_LEN, 0, F_SEAL_SHRINK);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(forking)
+{
+	SESSION_CLOSE(&self->session);
+}
+
+static bool maps_a_memfd(void)
+{
+	static char maps[65536];
+
+	return read_text("/proc/self/maps", maps, sizeof(maps)) < 0 ||
+	       strstr(maps, "/memfd:udmabuf-test");
+}
+
+static void *create_from_holes(void *arg)
+{
+	struct _test_data_forking *self = arg;
+
+	while (!self->done) {
+		fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, FORK_LEN);
+		close(_create_memfd(self->dev, 0, self->fd, 0, FORK_LEN));
+	}
+	return NULL;
+}
+
+/*
+ * A child gets no mapping of the memfd. Before Linux 6.11 a create maps it for
+ * a time, and a fork() before the mapping is marked is possible, but unlikely.
+ */
+TEST_F(forking, child_gets_no_mapping)
+{
+	int i, mapped = 0;
+	pthread_t thread;
+	pid_t pid;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, create_from_holes, self));
+	for (i = 0; i < FORKS; i++) {
+		pid = fork();
+		if (!pid)
+			_exit(maps_a_memfd());
+		mapped += reap(pid);
+	}
+	self->done = true;
+	pthread_join(thread, NULL);
+	EXPECT_GE(FORKS / 20, mapped);
+}
+
 /* Memfds of huge pages that are not yet allocated */
 
 #define HOLES		32
@@ -944,6 +1010,17 @@ TEST_F(limits, size_limit)
 	test_err_create_list(EINVAL, self->dev, 0, items, 2);
 	ASSERT_EQ(0, write_number(parameter_path("size_limit_mb"), 2));
 	close(test_create_memfd(self->dev, 0, self->fd, 0, 2 << 20));
+}
+
+TEST_F(limits, free_huge_pages)
+{
+	size_t len = (pool_read().free + 1) * hugetlb_size();
+	int fd = sealed_memfd(len, MFD_HUGETLB, F_SEAL_SHRINK);
+
+	if (fd < 0)
+		SKIP(return, "no hugetlb memfds here");
+	test_err_create_memfd(ENOMEM, self->dev, 0, fd, 0, len);
+	close(fd);
 }
 
 TEST_HARNESS_MAIN

@@ -4,7 +4,13 @@
  * tables grow only with touched pages, no address shows memory outside the
  * buffer, and no page can be pinned through the mapping.
  */
+#include <linux/userfaultfd.h>
+
 #include "udmabuf_test.h"
+
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC	(1 << 15)	/* Linux 6.7 */
+#endif
 
 #define NPAGES	64
 
@@ -335,6 +341,43 @@ TEST_F(faults, fault_stays_within_the_mapping)
 	EXPECT_EQ(0, fault_signal(around + 5 * page, true));
 	EXPECT_EQ(1, mem.addr[4 * page]);
 	EXPECT_EQ(-1, filled_until(mem.addr + 5 * page, page, 1, 5 * page));
+}
+
+/*
+ * userfaultfd must not insert entries into a mapping. Kernels from 6.7 on may
+ * register it for asynchronous write protection; the marker of an untouched page
+ * then must not make the page fault recur without end.
+ */
+TEST_F(faults, userfaultfd_does_not_make_a_fault_endless)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_WP };
+	struct uffdio_writeprotect wp = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	size_t len = 4 * page_size();
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	char *mem = mem_get(MEM_ANON, len).addr;
+	char *map = test_map_buf(test_create_one(self->dev, 0, mem, len), len,
+				 PROT_READ | PROT_WRITE);
+	bool registered;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd for us");
+	if (ioctl(uffd, UFFDIO_API, &api)) {
+		api = (struct uffdio_api) { .api = UFFD_API };
+		ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
+	}
+	reg.range = wp.range = (struct uffdio_range) { to_u64(map), len };
+	registered = !ioctl(uffd, UFFDIO_REGISTER, &reg);
+	if (registered) {
+		ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
+	} else {
+		EXPECT_EQ(EINVAL, errno);
+	}
+	EXPECT_EQ(registered ? SIGBUS : 0, fault_signal(map, false));
+	EXPECT_EQ(registered ? SIGBUS : 0, fault_signal(map + len - 1, true));
+	close(uffd);
+	EXPECT_EQ(0, fault_signal(map, true));
+	munmap(mem, len);
 }
 
 /* Mainline's driver maps the failed page. */
