@@ -431,7 +431,8 @@ static bool udmabuf_is_sealed(struct udmabuf *ubuf)
 
 /*
  * Returns whether any page of the machine has failed since boot. The kernel counts a
- * failure at the end of memory_failure(); for this driver the page fails only then.
+ * failure at the end of memory_failure(); for this driver the page fails only then. x86
+ * also flags pages of TDX guests without memory_failure(): only creation detects these.
  */
 static bool udmabuf_any_poison(void)
 {
