@@ -9,7 +9,7 @@
 #include "udmabuf_test.h"
 
 #ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC	(1 << 15)	/* Linux 6.7 */
+#define UFFD_FEATURE_WP_ASYNC	0x8000	/* Linux 6.7 */
 #endif
 
 #define NPAGES	64
@@ -358,7 +358,7 @@ TEST_F(faults, userfaultfd_does_not_make_a_fault_endless)
 	char *mem = mem_get(MEM_ANON, len).addr;
 	char *map = test_map_buf(test_create_one(self->dev, 0, mem, len), len,
 				 PROT_READ | PROT_WRITE);
-	bool registered;
+	int refused, sig;
 
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd for us");
@@ -366,15 +366,15 @@ TEST_F(faults, userfaultfd_does_not_make_a_fault_endless)
 		api = (struct uffdio_api) { .api = UFFD_API };
 		ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
 	}
-	reg.range = wp.range = (struct uffdio_range) { to_u64(map), len };
-	registered = !ioctl(uffd, UFFDIO_REGISTER, &reg);
-	if (registered) {
-		ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
-	} else {
-		EXPECT_EQ(EINVAL, errno);
-	}
-	EXPECT_EQ(registered ? SIGBUS : 0, fault_signal(map, false));
-	EXPECT_EQ(registered ? SIGBUS : 0, fault_signal(map + len - 1, true));
+	reg.range.start = to_u64(map);
+	reg.range.len = len;
+	wp.range = reg.range;
+	refused = ioctl(uffd, UFFDIO_REGISTER, &reg) ? errno : 0;
+	EXPECT_TRUE(!refused || refused == EINVAL);
+	EXPECT_EQ(refused ? -1 : 0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
+	sig = refused ? 0 : SIGBUS;
+	EXPECT_EQ(sig, fault_signal(map, false));
+	EXPECT_EQ(sig, fault_signal(map + len - 1, true));
 	close(uffd);
 	EXPECT_EQ(0, fault_signal(map, true));
 	munmap(mem, len);
