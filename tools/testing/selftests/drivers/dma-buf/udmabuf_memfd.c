@@ -1019,6 +1019,7 @@ TEST_F(limits, free_huge_pages)
 
 	if (fd < 0)
 		SKIP(return, "no hugetlb memfds here");
+	ASSERT_EQ(0, write_number(parameter_path("size_limit_mb"), (len >> 20) + 1));
 	test_err_create_memfd(ENOMEM, self->dev, 0, fd, 0, len);
 	close(fd);
 }
