@@ -210,8 +210,9 @@ static inline int udmabuf_pin_user_pages_fast(unsigned long start, int nr_pages,
 
 #ifndef HAVE_MEMFD_PIN_FOLIOS
 /*
- * A child must not get a temporary mapping. vm_mmap() may have merged it with a mapping
- * of the process, which the child needs.
+ * A child should not get a temporary mapping. It still can if its fork() has waited for
+ * mmap_lock during vm_mmap(). vm_mmap() may have merged the mapping with another one of
+ * the process, which the child needs.
  */
 static inline void udmabuf_do_not_fork(unsigned long addr, unsigned long len)
 {

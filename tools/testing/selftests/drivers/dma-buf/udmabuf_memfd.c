@@ -341,13 +341,16 @@ TEST_F(memfd, kernel_mapping_shows_every_page)
 
 /* A process that forks during its creates */
 
-#define FORKS		100
+#define FORKS		100	/* at least */
+#define CREATES		10	/* at least */
 #define FORK_LEN	(16 << 20)
 
 FIXTURE(forking) {
 	struct session session;
 	int dev;
 	int fd;
+	int failed;
+	volatile int created;
 	volatile bool done;
 };
 
@@ -375,17 +378,23 @@ static bool maps_a_memfd(void)
 static void *create_from_holes(void *arg)
 {
 	struct _test_data_forking *self = arg;
+	int buf;
 
-	while (!self->done) {
+	while (!self->done && !self->failed) {
 		fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, FORK_LEN);
-		close(_create_memfd(self->dev, 0, self->fd, 0, FORK_LEN));
+		buf = _create_memfd(self->dev, 0, self->fd, 0, FORK_LEN);
+		self->created++;
+		if (buf < 0)
+			self->failed = errno;
+		close(buf);
 	}
 	return NULL;
 }
 
 /*
- * A child gets no mapping of the memfd. Before Linux 6.11 a create maps it for
- * a time, and a fork() before the mapping is marked is possible, but unlikely.
+ * A child gets no mapping of the memfd. Before Linux 6.11 a create maps it for a
+ * time. A fork() that waits for mmap_lock can come before the mapping is marked:
+ * one in twenty here, and more than half if it is not marked.
  */
 TEST_F(forking, child_gets_no_mapping)
 {
@@ -394,7 +403,7 @@ TEST_F(forking, child_gets_no_mapping)
 	pid_t pid;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, create_from_holes, self));
-	for (i = 0; i < FORKS; i++) {
+	for (i = 0; i < FORKS || (self->created < CREATES && !self->failed); i++) {
 		pid = fork();
 		if (!pid)
 			_exit(maps_a_memfd());
@@ -402,7 +411,8 @@ TEST_F(forking, child_gets_no_mapping)
 	}
 	self->done = true;
 	pthread_join(thread, NULL);
-	EXPECT_GE(FORKS / 20, mapped);
+	EXPECT_EQ(0, self->failed) TH_LOG("create: %s", strerror(self->failed));
+	EXPECT_GE(kernel_before(6, 11) ? i / 4 : 0, mapped);
 }
 
 /* Memfds of huge pages that are not yet allocated */
