@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,12 +20,14 @@
 
 #include "udmabuf_importer.h"
 
+#define DMABUF "/dmabuf:"	/* begins the name of each dma-buf */
+
 static int take_dmabuf(const char *pid, ino_t inode)
 {
 	int pidfd, dmabuf = -1;
 	struct dirent *entry;
 	struct stat stat;
-	char path[64];
+	char path[64], link[64];
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd", atoi(pid));
@@ -35,14 +38,11 @@ static int take_dmabuf(const char *pid, ino_t inode)
 	if (pidfd < 0)
 		err(1, "pidfd_open");
 	while (dmabuf < 0 && (entry = readdir(dir))) {
-		if (fstatat(dirfd(dir), entry->d_name, &stat, 0) || stat.st_ino != inode)
-			continue;
-		dmabuf = syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
 		/* A file of another file system may have the same inode number. */
-		if (dmabuf >= 0 && lseek(dmabuf, 0, SEEK_END) <= 0) {
-			close(dmabuf);
-			dmabuf = -1;
-		}
+		if (readlinkat(dirfd(dir), entry->d_name, link, sizeof(link)) >= (int)strlen(DMABUF) &&
+		    !strncmp(link, DMABUF, strlen(DMABUF)) &&
+		    !fstatat(dirfd(dir), entry->d_name, &stat, 0) && stat.st_ino == inode)
+			dmabuf = syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
 	}
 	closedir(dir);
 	close(pidfd);
@@ -82,6 +82,8 @@ int main(int argc, char **argv)
 	if (!pixels)
 		err(1, "out of memory");
 	attach.fd = take_dmabuf(argv[1], strtoul(argv[2], NULL, 10));
+	if (attach.fd < 0)
+		errx(1, "process %s has no dma-buf with inode number %s", argv[1], argv[2]);
 	device = open(UDMABUF_IMPORTER_DEV, O_RDWR | O_CLOEXEC);
 	if (device < 0)
 		err(1, UDMABUF_IMPORTER_DEV);
