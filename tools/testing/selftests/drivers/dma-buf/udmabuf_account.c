@@ -655,7 +655,7 @@ TEST_F_TIMEOUT(kept, is_charged_to_the_caller, 600)
 	       variant->count, self->caller * 1024 / variant->count,
 	       self->nobody * 1024 / (ssize_t)variant->count,
 	       self->nobody / (double)self->caller);
-	/* mm_alloc_cid() does not charge: the exception of Documentation/userspace-api/udmabuf.rst */
+	/* mm_alloc_cid() does not charge, see "Accounting" in udmabuf.rst. */
 	if (variant->use == KEPT_AFTER_EXIT)
 		allowed += variant->count * sysconf(_SC_NPROCESSORS_CONF) * KEPT_MM_PER_CPU / 1024;
 	EXPECT_GE(self->caller + (long)allowed, self->nobody);
