@@ -381,7 +381,7 @@ FIXTURE_VARIANT(kept) {
 
 FIXTURE_VARIANT_ADD(kept, page) { 8000, 1, 1, true };
 FIXTURE_VARIANT_ADD(kept, page_of_memfd) { 8000, 1, 1, false };
-FIXTURE_VARIANT_ADD(kept, page_after_exit) { 4000, 1, 1, true, KEPT_AFTER_EXIT };
+FIXTURE_VARIANT_ADD(kept, page_after_exit) { 1000, 1, 1, true, KEPT_AFTER_EXIT };
 FIXTURE_VARIANT_ADD(kept, page_vmap) { 4000, 1, 1, false, KEPT_VMAP };
 FIXTURE_VARIANT_ADD(kept, duplicates) { 128, 2048, 8, false };
 FIXTURE_VARIANT_ADD(kept, duplicates_map) { 128, 2048, 8, false, KEPT_MAP };
