@@ -28,6 +28,7 @@ static int take_dmabuf(const char *pid, ino_t inode)
 	struct dirent *entry;
 	struct stat stat;
 	char path[64], link[64];
+	ssize_t len;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd", atoi(pid));
@@ -38,9 +39,9 @@ static int take_dmabuf(const char *pid, ino_t inode)
 	if (pidfd < 0)
 		err(1, "pidfd_open");
 	while (dmabuf < 0 && (entry = readdir(dir))) {
+		len = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link));
 		/* A file of another file system may have the same inode number. */
-		if (readlinkat(dirfd(dir), entry->d_name, link, sizeof(link)) >= (int)strlen(DMABUF) &&
-		    !strncmp(link, DMABUF, strlen(DMABUF)) &&
+		if (len >= (ssize_t)strlen(DMABUF) && !strncmp(link, DMABUF, strlen(DMABUF)) &&
 		    !fstatat(dirfd(dir), entry->d_name, &stat, 0) && stat.st_ino == inode)
 			dmabuf = syscall(SYS_pidfd_getfd, pidfd, atoi(entry->d_name), 0);
 	}
