@@ -24,8 +24,8 @@
  *   gives the child a copy of it instead of write-protecting it.
  * - Memory of the process has one pin per page of the buffer. Memory of memfds
  *   has one pin per folio and extent: two extents may pin parts of one folio.
- * - The buffer records the charge, the user and the mm. The release uncharges
- *   these, and may run in any task, also in one without an mm.
+ * - The buffer records the charge, the user and perhaps the mm. The release
+ *   uncharges these, and may run in any task, also in one without an mm.
  * - No lock is held while memory of the process is pinned, because a page fault
  *   in a userfaultfd range may block indefinitely. For memfds the inode lock is
  *   held for one batch, so that no seal is added between the check of the seals
@@ -111,9 +111,9 @@ MODULE_PARM_DESC(size_limit_mb,
 
 /*
  * Possible CPUs up to which VmPin counts. For VmPin a buffer holds the mm, which has 84
- * bytes per CPU that nobody is charged for (Linux 7.3): from 100 on, more than charged.
+ * bytes per CPU that nobody is charged for. The most CPUs for which more is charged: 47.
  */
-#define UDMABUF_VMPIN_CPUS	64
+#define UDMABUF_VMPIN_CPUS	32
 
 /* Window that a fault populates: sequential faults double it, up to a page table */
 #define UDMABUF_FAULT_MIN	16UL

@@ -2,7 +2,7 @@
 /*
  * Accounting: each page of a buffer, as often as it is named, is charged to
  * RLIMIT_MEMLOCK of the creator's user until the last reference is gone. Each
- * page also counts in VmPin of the creating process, up to 64 possible CPUs.
+ * page also counts in VmPin of the creating process, up to 32 possible CPUs.
  *
  * The creators are children that become an ordinary user.
  */
@@ -282,18 +282,23 @@ TEST_F(account, refused_file_gives_back)
  * VmPin counts for every process, also with the capability, but not on machines
  * with more CPUs than VMPIN_CPUS.
  */
-#define VMPIN_CPUS	64
+#define VMPIN_CPUS	32
 
 /* KiB in VmPin for @npages */
 static long vmpin_for(size_t npages)
 {
-	char text[64] = "";
-	const char *last;
+	char text[256] = "", *at = text;
+	int first, last, cpus = 0;
 
-	/* "0" or "0-253" */
+	/* for example "0-3" or "0-3,8" */
 	read_text("/sys/devices/system/cpu/possible", text, sizeof(text));
-	last = strrchr(text, '-');
-	return last && atoi(last + 1) >= VMPIN_CPUS ? 0 : npages * page_size() / 1024;
+	do {
+		first = last = strtol(at, &at, 10);
+		if (*at == '-')
+			last = strtol(at + 1, &at, 10);
+		cpus += last - first + 1;
+	} while (*at++ == ',');
+	return cpus > VMPIN_CPUS ? 0 : npages * page_size() / 1024;
 }
 
 TEST_F(account, vmpin_shows_every_page)

@@ -155,7 +155,7 @@ TEST_F(vgem, keeps_the_buffer_alive)
 
 	test_prime_import(self->card, buf);
 	close(buf);
-	EXPECT_EQ(self->session.before.vmpin + (long)self->len / 1024, vmpin_kib());
+	EXPECT_EQ(self->session.before.pinned + (long)(self->len / page_size()), pinned_pages());
 	close(self->card);
 	EXPECT_NOTHING_KEPT(&self->session);
 }
