@@ -111,7 +111,7 @@ MODULE_PARM_DESC(size_limit_mb,
 
 /*
  * Possible CPUs up to which VmPin counts. For VmPin a buffer holds the mm, which has 84
- * bytes per CPU that nobody is charged for. The most CPUs for which more is charged: 47.
+ * bytes per CPU that nobody is charged for: from 47 CPUs on these can exceed the charge.
  */
 #define UDMABUF_VMPIN_CPUS	32
 
