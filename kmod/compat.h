@@ -50,6 +50,10 @@
 #define kvmalloc_objs(obj, n, gfp) kvmalloc_array(n, sizeof(obj), gfp)
 #endif
 
+#ifndef kvmalloc_flex
+#define kvmalloc_flex(obj, member, n, gfp) kvmalloc(struct_size(&(obj), member, n), gfp)
+#endif
+
 #ifndef DMA_ATTR_DEBUGGING_IGNORE_CACHELINES
 #define DMA_ATTR_DEBUGGING_IGNORE_CACHELINES 0
 #endif

@@ -1378,7 +1378,7 @@ static struct udmabuf_map *udmabuf_new_map(const struct udmabuf *ubuf, struct de
 	/* Pages are not split. With 64 KiB pages some devices might need that. */
 	if (!limits.max || dma_get_seg_boundary(dev) < PAGE_SIZE - 1)
 		return ERR_PTR(-EINVAL);
-	map = kvmalloc(struct_size(map, segs, udmabuf_max_segs(ubuf, limits)), UDMABUF_GFP);
+	map = kvmalloc_flex(*map, segs, udmabuf_max_segs(ubuf, limits), UDMABUF_GFP);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
 	end = udmabuf_fill_segs(ubuf, limits, map->segs);
