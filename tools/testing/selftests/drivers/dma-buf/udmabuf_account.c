@@ -288,14 +288,13 @@ TEST_F(account, refused_file_gives_back)
 static long vmpin_for(size_t npages)
 {
 	char text[256] = "", *at = text;
-	int first, last, cpus = 0;
+	long first, last, cpus = 0;
 
 	/* for example "0-3" or "0-3,8" */
 	read_text("/sys/devices/system/cpu/possible", text, sizeof(text));
 	do {
-		first = last = strtol(at, &at, 10);
-		if (*at == '-')
-			last = strtol(at + 1, &at, 10);
+		first = strtol(at, &at, 10);
+		last = *at == '-' ? strtol(at + 1, &at, 10) : first;
 		cpus += last - first + 1;
 	} while (*at++ == ',');
 	return cpus > VMPIN_CPUS ? 0 : npages * page_size() / 1024;
