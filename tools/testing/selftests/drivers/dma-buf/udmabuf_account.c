@@ -609,7 +609,7 @@ static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 	switch (use) {
 	case KEPT_BUFFER:
 	case KEPT_AFTER_EXIT:
-		return "";
+		break;
 	case KEPT_MAP:
 		return _attach(imp, buf, 0, 0) || _map(imp, IMPORTER_BIDIRECTIONAL, &map) ?
 		       "an importer cannot attach or map the buffer" : "";
@@ -650,7 +650,9 @@ static const char *keep(struct _test_data_kept *self, const struct _fixture_vari
 			return strerror(errno);
 	}
 	look_at_memory(self, true);
-	for (i = 0; variant->use && i < variant->count; i++) {
+	if (variant->use == KEPT_BUFFER || variant->use == KEPT_AFTER_EXIT)
+		return "";
+	for (i = 0; i < variant->count; i++) {
 		imps[i] = importer_open();
 		if (variant->use == KEPT_VMAP && _attach(imps[i], bufs[i], 0, 0))
 			return "an importer cannot attach the buffer";
