@@ -18,6 +18,7 @@ make_user()
 	echo "$groups:x:999:" >>/etc/group
 	chgrp $groups /dev/udmabuf
 	chmod 660 /dev/udmabuf
+	[ ! -e /dev/kvm ] || { chgrp $groups /dev/kvm && chmod 660 /dev/kvm; }
 	install -d -m 700 -o $user -g $user $XDG_RUNTIME_DIR
 	install -d -o $user -g $user /out/weston
 	ulimit -l 8192	# KiB, the default of users
