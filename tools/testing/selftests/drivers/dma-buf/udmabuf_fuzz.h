@@ -9,7 +9,9 @@
 #define _UDMABUF_FUZZ_H
 
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 
 #include "udmabuf_test.h"
 
@@ -1112,6 +1114,7 @@ static struct {
 	struct area *area;
 	int memfd;		/* mapped by the area, or -1 */
 	int uffd;		/* registered for the area, or -1 */
+	int turn;		/* eventfd that wakes the userfaultfd thread */
 	int importer;
 	unsigned int seed;	/* of the second thread */
 	int losses;		/* left for the current create */
@@ -1125,22 +1128,20 @@ static const unsigned char raced_kinds[] = { AREA_HUGETLB, AREA_HUGETLB_MEMFD, A
 	AREA_HUGETLB, AREA_THP, AREA_HUGETLB_MEMFD, AREA_MEMFD, AREA_HUGETLB, AREA_SHARED,
 	AREA_COW };
 
-/*
- * Busy loop, or sleep if there is a userfaultfd. The userfaultfd thread shares
- * the CPU of the create at a higher priority, so its timer interrupts the
- * create at any point.
- */
-static void race_pause(unsigned int *seed)
+/* A random number of loops or nanoseconds */
+static unsigned int random_pause(unsigned int *seed)
 {
 	unsigned int least = 4096U << rand_r(seed) % PAUSES;
-	volatile unsigned int loops = least + rand_r(seed) % least;
-	struct timespec ts = { 0, loops };
 
-	if (race.uffd >= 0)
-		nanosleep(&ts, NULL);
-	else
-		while (loops)
-			loops--;
+	return least + rand_r(seed) % least;
+}
+
+static void race_pause(unsigned int *seed)
+{
+	volatile unsigned int loops = random_pause(seed);
+
+	while (loops)
+		loops--;
 }
 
 static bool race_is_over(void)
@@ -1148,9 +1149,16 @@ static bool race_is_over(void)
 	return __atomic_load_n(&race.over, __ATOMIC_SEQ_CST);
 }
 
+static void wake_userfaultfd_thread(void)
+{
+	if (race.uffd >= 0)
+		eventfd_write(race.turn, 1);
+}
+
 static void end_race(void)
 {
 	__atomic_store_n(&race.over, true, __ATOMIC_SEQ_CST);
+	wake_userfaultfd_thread();
 }
 
 static size_t raced_bytes(void)
@@ -1216,17 +1224,43 @@ static bool may_lose(void)
 	return __atomic_fetch_sub(&race.losses, 1, __ATOMIC_SEQ_CST) > 0;
 }
 
+/*
+ * Serve the faults of the create until it has run for a random time without
+ * one. This thread shares the CPU of the create at a higher priority, so its
+ * timer interrupts the create at any point. With no discard left it only serves
+ * faults until the next create, which would get hardly any time on a slow
+ * kernel otherwise.
+ */
+static void serve_faults(void)
+{
+	struct pollfd events[] = { { .fd = race.uffd, .events = POLLIN },
+				   { .fd = race.turn, .events = POLLIN } };
+	struct timespec pause = {};
+	struct uffd_msg msg;
+	eventfd_t turns;
+	bool idle;
+
+	do {
+		if (read(race.uffd, &msg, sizeof(msg)) == sizeof(msg))
+			bring_page(msg.arg.pagefault.address);
+		if (events[1].revents)
+			eventfd_read(race.turn, &turns);
+		pause.tv_nsec = random_pause(&race.seed);
+		idle = __atomic_load_n(&race.losses, __ATOMIC_SEQ_CST) <= 0;
+	} while (!race_is_over() && ppoll(events, 2, idle ? NULL : &pause, NULL) > 0);
+}
+
 static void *take_pages_away(void *arg)
 {
 	struct sched_param first = { .sched_priority = 1 };
-	struct uffd_msg msg;
 
 	if (race.uffd >= 0)
 		sched_setscheduler(0, SCHED_FIFO, &first);
 	while (!race_is_over()) {
-		if (read(race.uffd, &msg, sizeof(msg)) == sizeof(msg))
-			bring_page(msg.arg.pagefault.address);
-		race_pause(&race.seed);
+		if (race.uffd >= 0)
+			serve_faults();
+		else
+			race_pause(&race.seed);
 		if (race.uffd < 0 || may_lose())
 			madvise(race.area->addr, raced_bytes(), MADV_DONTNEED);
 		__atomic_add_fetch(&race.attacks, 1, __ATOMIC_SEQ_CST);
@@ -1279,6 +1313,7 @@ static void aim_create(unsigned char *create, const unsigned char *arg, unsigned
 static void start_turn(void)
 {
 	__atomic_store_n(&race.losses, LOSSES, __ATOMIC_SEQ_CST);
+	wake_userfaultfd_thread();
 	if (race.memfd < 0)
 		return;
 	fallocate(race.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, raced_bytes());
@@ -1333,14 +1368,17 @@ static void call_race(const unsigned char *arg)
 		return;
 	race.memfd = memfd ? world.fds[kind - AREA_MEMFD] : -1;
 	race.uffd = !memfd && arg[1] & 6 ? raced_uffd() : -1;
+	race.turn = race.uffd < 0 ? -1 : eventfd(0, EFD_CLOEXEC);
 	race.seed = arg[2];
 	race.over = false;
 	race.attacks = 0;
 	race.area->broken = true;
 	aim_create(create, arg, items ? kind - AREA_MEMFD : kind);
 	race_against(items ? call_create_items : call_create, create);
-	if (race.uffd >= 0)
+	if (race.uffd >= 0) {
 		close(race.uffd);
+		close(race.turn);
+	}
 	race.area->broken = false;
 	race.area->age++;
 	tally->races++;
