@@ -96,16 +96,14 @@ static int by_place(const void *a, const void *b)
 /* Record the physical place of each page. */
 static void find_places(struct _test_data_lists *self)
 {
-	static __u64 frames[NPAGES];
-	int pagemap = pagemap_open();
+	__u64 *frames = page_frames_alloc(self->mem, NPAGES);
 	size_t i;
 
-	page_frames(pagemap, self->mem, NPAGES, frames);
-	close(pagemap);
 	for (i = 0; i < NPAGES; i++)
 		self->places[i] = (struct place) { frames[i], i };
 	if (frames[0])
 		qsort(self->places, NPAGES, sizeof(*self->places), by_place);
+	free(frames);
 }
 
 /*

@@ -476,12 +476,13 @@ static size_t movable_zones(__u64 (*zones)[2], size_t max)
 
 static size_t pages_in_zones(const char *mem, size_t len, __u64 (*zones)[2], size_t nzones)
 {
-	size_t off, i, count = 0;
+	size_t npages = len / page_size(), page, i, count = 0;
+	__u64 *frames = page_frames_alloc(mem, npages);
 
-	for (off = 0; off < len; off += page_size())
+	for (page = 0; page < npages; page++)
 		for (i = 0; i < nzones; i++)
-			count += page_frame(mem + off) >= zones[i][0] &&
-				 page_frame(mem + off) < zones[i][1];
+			count += frames[page] >= zones[i][0] && frames[page] < zones[i][1];
+	free(frames);
 	return count;
 }
 

@@ -161,21 +161,23 @@ static inline int reopen(int fd, int flags)
 	return open(path, flags | O_CLOEXEC);
 }
 
-/*
- * The number after @key at the start of a line of the file @path; -1 if no line
- * starts with @key.
- */
+/* The number after @key at the start of a line of @text; -1 if there is none. */
+static inline long number_in(const char *text, const char *key)
+{
+	for (; text; text = strchr(text, '\n')) {
+		text += *text == '\n';
+		if (!strncmp(text, key, strlen(key)))
+			return strtol(text + strlen(key), NULL, 10);
+	}
+	return -1;
+}
+
+/* The same for the text of the file @path; -1 also if it cannot be read. */
 static inline long text_number(const char *path, const char *key)
 {
 	static char text[65536];
-	char *line;
 
-	if (read_text(path, text, sizeof(text)) < 0)
-		return -1;
-	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
-		if (!strncmp(line, key, strlen(key)))
-			return strtol(line + strlen(key), NULL, 10);
-	return -1;
+	return read_text(path, text, sizeof(text)) < 0 ? -1 : number_in(text, key);
 }
 
 static inline bool kernel_before(int major, int minor)
@@ -476,6 +478,7 @@ struct ledger {
 
 static inline long pinned_pages_once(void)
 {
+	static char text[65536];
 	char byte;
 	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY);
 
@@ -485,8 +488,10 @@ static inline long pinned_pages_once(void)
 			sleep_ms(0);
 		close(fd);
 	}
-	return text_number("/proc/vmstat", "nr_foll_pin_acquired ") -
-	       text_number("/proc/vmstat", "nr_foll_pin_released ");
+	if (read_text("/proc/vmstat", text, sizeof(text)) < 0)
+		return 0;
+	return number_in(text, "nr_foll_pin_acquired ") -
+	       number_in(text, "nr_foll_pin_released ");
 }
 
 /*
@@ -699,6 +704,17 @@ static inline __u64 page_frame(const void *addr)
 	return frame;
 }
 
+/* The page frame numbers of @npages pages at @addr, in an array to free() */
+static inline __u64 *page_frames_alloc(const void *addr, size_t npages)
+{
+	__u64 *frames = calloc(npages, sizeof(*frames));
+	int pagemap = pagemap_open();
+
+	page_frames(pagemap, addr, npages, frames);
+	close(pagemap);
+	return frames;
+}
+
 /*
  * Page frames to unpoison at the end of the test: older kernels hand out a free
  * huge page that has a poisoned subpage.
@@ -848,14 +864,18 @@ struct mem {
  */
 static inline size_t thp_size(void)
 {
+	static size_t size = SIZE_MAX;
 	char text[32];
-	size_t size;
 
+	if (size != SIZE_MAX)
+		return size;
+	size = 0;
 	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text,
-		      sizeof(text)) <= 0)
-		return 0;
-	size = strtoul(text, NULL, 10);
-	return size > 32UL << 20 ? 0 : size;
+		      sizeof(text)) > 0)
+		size = strtoul(text, NULL, 10);
+	if (size > 32UL << 20)
+		size = 0;
+	return size;
 }
 
 /* Is PAGE_TABLE_CHECK on? If so, the driver makes no huge entries. */
@@ -886,20 +906,22 @@ static inline bool has_huge_entries(void)
 
 static inline size_t hugetlb_size(void)
 {
-	long kib = text_number("/proc/meminfo", "Hugepagesize:");
+	static long kib = -2;
 
+	if (kib == -2)
+		kib = text_number("/proc/meminfo", "Hugepagesize:");
 	return kib > 0 ? kib * 1024UL : 0;
 }
 
 static inline bool physically_contiguous(const char *addr, size_t len)
 {
-	__u64 first = page_frame(addr);
-	size_t off;
+	size_t npages = len / page_size(), i = 0;
+	__u64 *frames = page_frames_alloc(addr, npages);
 
-	for (off = page_size(); off < len; off += page_size())
-		if (!first || page_frame(addr + off) != first + off / page_size())
-			return false;
-	return first;
+	while (i < npages && frames[i] && frames[i] == frames[0] + i)
+		i++;
+	free(frames);
+	return i == npages;
 }
 
 /*
