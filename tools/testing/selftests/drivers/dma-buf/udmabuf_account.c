@@ -373,7 +373,7 @@ enum kept_use {
 	KEPT_MAP,
 	KEPT_VMAP,
 	KEPT_AFTER_VUNMAP,
-	KEPT_MMAP,		/* each page touched */
+	KEPT_MMAP,		/* a page in each page table touched */
 	KEPT_AFTER_EXIT,	/* each by another process, which has exited */
 };
 
@@ -602,9 +602,9 @@ static int create_kept_and_exit(const struct _test_data_kept *self, size_t i)
 
 static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 {
+	size_t off, table = page_size() / sizeof(long) * page_size();
 	struct udmabuf_importer_map map;
 	char *user;
-	size_t off;
 
 	switch (use) {
 	case KEPT_BUFFER:
@@ -620,9 +620,12 @@ static const char *use_kept(int imp, int buf, size_t len, enum kept_use use)
 		       _detach(imp) ? "attach, vmap, vunmap or detach failed" : "";
 	case KEPT_MMAP:
 		user = _map_buf(buf, len, PROT_READ, 0);
-		for (off = 0; user != MAP_FAILED && off < len; off += page_size())
+		if (user == MAP_FAILED)
+			return "mmap() of the buffer failed";
+		for (off = 0; off < len; off += table)
 			(void)*(volatile char *)(user + off);
-		return user == MAP_FAILED ? "mmap() of the buffer failed" : "";
+		(void)*(volatile char *)(user + len - 1);
+		return "";
 	}
 	return "";
 }
