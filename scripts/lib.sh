@@ -289,6 +289,9 @@ unpack_packages()
 		dpkg-deb --fsys-tarfile {} | tar -x -C "$dir" --keep-directory-symlink \
 			--exclude="./usr/share/doc/*" --exclude="./usr/share/man/*"'
 	ln -sf mawk "$dir/usr/bin/awk"
+	[ ! -d "$dir/usr/lib/ccache" ] || find "$dir/usr/bin" -regextype egrep \
+		-regex '.*/([^/]*-linux-gnu-)?gcc(-[0-9]+)?' -printf '%f\n' |
+		xargs -I{} ln -s ../../bin/ccache "$dir/usr/lib/ccache/{}"
 	[ -e "$dir/usr/bin/sh" ] || ln -s dash "$dir/usr/bin/sh"
 	cp "$dir/usr/share/base-passwd/passwd.master" "$dir/etc/passwd"
 	cp "$dir/usr/share/base-passwd/group.master" "$dir/etc/group"
