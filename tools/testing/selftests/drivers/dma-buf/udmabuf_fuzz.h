@@ -534,6 +534,8 @@ static void call_create(const unsigned char *arg)
 		check_created(ret, errno, request.verdict, errors);
 	if (ret >= 0)
 		created(ret, flags, &request.buffer, request.bytes);
+	else
+		free(request.buffer.places);
 	tally->creates += ret >= 0;
 	free(iovs);
 }
@@ -616,6 +618,8 @@ static void call_create_items(const unsigned char *arg)
 	check_created(ret, errno, wrong ? REFUSED : request.verdict, errors);
 	if (ret >= 0)
 		created(ret, arg[0] >> 1, &request.buffer, request.bytes);
+	else
+		free(request.buffer.places);
 	tally->memfd_creates += ret >= 0;
 	free(items);
 }
@@ -1224,6 +1228,11 @@ static bool may_lose(void)
 	return __atomic_fetch_sub(&race.losses, 1, __ATOMIC_SEQ_CST) > 0;
 }
 
+static void take_pages(void)
+{
+	madvise(race.area->addr, raced_bytes(), MADV_DONTNEED);
+}
+
 /*
  * Serve the faults of the create until it has run for a random time without
  * one. This thread shares the CPU of the create at a higher priority, so its
@@ -1241,8 +1250,12 @@ static void serve_faults(void)
 	bool idle;
 
 	do {
-		if (read(race.uffd, &msg, sizeof(msg)) == sizeof(msg))
+		if (read(race.uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+			/* Some of the discards meet a create that sleeps. */
+			if (!(rand_r(&race.seed) % 4) && may_lose())
+				take_pages();
 			bring_page(msg.arg.pagefault.address);
+		}
 		if (events[1].revents)
 			eventfd_read(race.turn, &turns);
 		pause.tv_nsec = random_pause(&race.seed);
@@ -1262,7 +1275,7 @@ static void *take_pages_away(void *arg)
 		else
 			race_pause(&race.seed);
 		if (race.uffd < 0 || may_lose())
-			madvise(race.area->addr, raced_bytes(), MADV_DONTNEED);
+			take_pages();
 		__atomic_add_fetch(&race.attacks, 1, __ATOMIC_SEQ_CST);
 	}
 	return NULL;
@@ -1312,8 +1325,8 @@ static void aim_create(unsigned char *create, const unsigned char *arg, unsigned
 
 static void start_turn(void)
 {
-	__atomic_store_n(&race.losses, LOSSES, __ATOMIC_SEQ_CST);
-	wake_userfaultfd_thread();
+	if (__atomic_exchange_n(&race.losses, LOSSES, __ATOMIC_SEQ_CST) <= 0)
+		wake_userfaultfd_thread();
 	if (race.memfd < 0)
 		return;
 	fallocate(race.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, raced_bytes());
