@@ -864,18 +864,17 @@ struct mem {
  */
 static inline size_t thp_size(void)
 {
-	static size_t size = SIZE_MAX;
+	static size_t known = SIZE_MAX;
+	size_t size = 0;
 	char text[32];
 
-	if (size != SIZE_MAX)
-		return size;
-	size = 0;
+	if (known != SIZE_MAX)
+		return known;
 	if (read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text,
 		      sizeof(text)) > 0)
 		size = strtoul(text, NULL, 10);
-	if (size > 32UL << 20)
-		size = 0;
-	return size;
+	known = size > 32UL << 20 ? 0 : size;
+	return known;
 }
 
 /* Is PAGE_TABLE_CHECK on? If so, the driver makes no huge entries. */
