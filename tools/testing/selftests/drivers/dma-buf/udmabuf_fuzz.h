@@ -1237,8 +1237,8 @@ static void take_pages(void)
  * Serve the faults of the create until it has run for a random time without
  * one. This thread shares the CPU of the create at a higher priority, so its
  * timer interrupts the create at any point. With no discard left it only serves
- * faults until the next create, which would get hardly any time on a slow
- * kernel otherwise.
+ * faults, and sleeps until the next create: if its timer went on, a create would
+ * get hardly any time on a slow kernel.
  */
 static void serve_faults(void)
 {
