@@ -828,7 +828,7 @@ TEST_F(memcg, too_many_lists)
 #define SHARED_LEN	(256UL << 20)	/* the same 16 pages, repeated */
 #define STRIDE		(page_size() / 8 * page_size())	/* bytes mapped by one page table */
 #define FAULTERS	8
-#define FAULTS		2500	/* at least */
+#define FAULTS		20000	/* at least */
 #define WATCHED_MS	2500	/* at least; a throttled allocation takes up to 2 s */
 
 FIXTURE(throttled) {
